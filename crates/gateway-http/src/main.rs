@@ -1,0 +1,3 @@
+//! The product's own binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Connectors to payment processors, on connections that this crate owns.

@@ -1,0 +1,1 @@
+//! What is not the product: simulators of the processors, the local stack, end-to-end tests.

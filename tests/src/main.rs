@@ -1,0 +1,3 @@
+//! Runs the simulators, or the whole local stack.
+
+fn main() {}
