@@ -1,1 +1,3 @@
 //! The edge: HTTP, authentication, configuration.
+
+pub mod problem;
