@@ -3,6 +3,7 @@
 mod kind;
 
 use std::borrow::Cow;
+use std::future::{Ready, ready};
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
@@ -30,7 +31,11 @@ pub struct Fault {
 
 impl Fault {
     pub fn new(pointer: impl Into<String>, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { pointer: pointer.into(), code: Cow::Borrowed(code), detail: detail.into() }
+        Self {
+            pointer: pointer.into(),
+            code: Cow::Borrowed(code),
+            detail: detail.into(),
+        }
     }
 }
 
@@ -75,7 +80,10 @@ impl Problem {
 
     /// A `422` that lists every fault.
     pub fn invalid(errors: Vec<Fault>) -> Self {
-        let mut problem = Self::new(Kind::InvalidRequest, "see errors: each names the place and the fault");
+        let mut problem = Self::new(
+            Kind::InvalidRequest,
+            "see errors: each names the place and the fault",
+        );
         problem.0.errors = errors;
         problem
     }
@@ -123,7 +131,10 @@ impl Problem {
     /// Why an issuer or processor said no: our class, their code.
     #[must_use]
     pub fn decline(self, class: &str, code: Option<&str>) -> Self {
-        self.member("decline", serde_json::json!({ "class": class, "code": code }))
+        self.member(
+            "decline",
+            serde_json::json!({ "class": class, "code": code }),
+        )
     }
 
     /// Adds an extension member. A later one of the same name replaces the earlier.
@@ -156,7 +167,16 @@ impl Problem {
 
 impl Serialize for Problem {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Inner { kind, detail, instance, retry, money_moved, errors, members, retry_after: _ } = &*self.0;
+        let Inner {
+            kind,
+            detail,
+            instance,
+            retry,
+            money_moved,
+            errors,
+            members,
+            retry_after: _,
+        } = &*self.0;
         let meaning = kind.meaning();
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("type", &format_args!("/problems/{}", meaning.slug))?;
@@ -182,7 +202,12 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let problem = self.instance_or(|| format!("urn:uuid:{}", uuid::Uuid::now_v7()));
         let body = problem.to_bytes();
-        let Inner { kind, instance, retry_after, .. } = *problem.0;
+        let Inner {
+            kind,
+            instance,
+            retry_after,
+            ..
+        } = *problem.0;
         let mut response = (kind.meaning().status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
@@ -194,7 +219,10 @@ impl IntoResponse for Problem {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
-        response.extensions_mut().insert(Reported { kind, instance: instance.unwrap_or_default() });
+        response.extensions_mut().insert(Reported {
+            kind,
+            instance: instance.unwrap_or_default(),
+        });
         response
     }
 }
@@ -202,17 +230,21 @@ impl IntoResponse for Problem {
 /// What a caught panic answers. The panic's text stays in our log: it may quote what it choked on.
 pub fn panic_answer(_panic: Box<dyn std::any::Any + Send + 'static>) -> Response {
     tracing::error!("a request handler panicked");
-    Problem::new(Kind::Internal, "the request ended in a fault of the gateway").into_response()
+    Problem::new(
+        Kind::Internal,
+        "the request ended in a fault of the gateway",
+    )
+    .into_response()
 }
 
 /// The fallback for paths nobody serves.
-pub async fn no_such_route() -> Problem {
-    Problem::new(Kind::NotFound, "there is no such path").retry(Retry::Never)
+pub fn no_such_route() -> Ready<Problem> {
+    ready(Problem::new(Kind::NotFound, "there is no such path").retry(Retry::Never))
 }
 
 /// The fallback for methods a path does not serve. (axum adds the header `Allow`.)
-pub async fn no_such_method() -> Problem {
-    Problem::new(Kind::MethodNotAllowed, "see the header Allow")
+pub fn no_such_method() -> Ready<Problem> {
+    ready(Problem::new(Kind::MethodNotAllowed, "see the header Allow"))
 }
 
 #[cfg(test)]
@@ -241,30 +273,48 @@ mod tests {
 
     #[test]
     fn the_same_operation_gives_the_same_bytes() {
-        let problem = || Problem::new(Kind::Reversed, "undone").operation("op_1").instance_or(|| unreachable!());
+        let problem = || {
+            Problem::new(Kind::Reversed, "undone")
+                .operation("op_1")
+                .instance_or(|| unreachable!())
+        };
         assert_eq!(problem().to_bytes(), problem().to_bytes());
     }
 
     #[test]
     fn the_answer_has_type_and_retry_headers() {
-        let problem = Problem::new(Kind::Overloaded, "no permit").retry_after(Duration::from_millis(1200));
+        let problem =
+            Problem::new(Kind::Overloaded, "no permit").retry_after(Duration::from_millis(1200));
         let response = problem.into_response();
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(response.headers()[header::CONTENT_TYPE], PROBLEM_JSON);
         assert_eq!(response.headers()[header::RETRY_AFTER], "2");
-        let reported = response.extensions().get::<Reported>().expect("left for the log");
+        let reported = response
+            .extensions()
+            .get::<Reported>()
+            .expect("left for the log");
         assert!(reported.instance.starts_with("urn:uuid:"));
     }
 
     #[test]
     fn a_later_member_replaces_an_earlier_one() {
-        let problem = Problem::new(Kind::OverLimit, "too much").member("available", 1).member("available", 2);
+        let problem = Problem::new(Kind::OverLimit, "too much")
+            .member("available", 1)
+            .member("available", 2);
         assert_eq!(read(&problem)["available"], 2);
     }
 
-    #[test]
-    fn the_answer_to_a_panic_keeps_its_text_to_itself() {
+    #[tokio::test]
+    async fn the_answer_to_a_panic_keeps_its_text_to_itself() {
         let response = panic_answer(Box::new("4012000098765439"));
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let body = axum::body::to_bytes(response.into_body(), 10_000)
+            .await
+            .expect("small");
+        let text = std::str::from_utf8(&body).expect("UTF-8");
+        assert!(
+            text.contains("/problems/internal") && !text.contains("4012"),
+            "{text}"
+        );
     }
 }

@@ -181,7 +181,11 @@ mod tests {
         for kind in Kind::ALL {
             let slug = kind.meaning().slug;
             assert!(seen.insert(slug), "{slug} twice");
-            assert!(slug.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'), "{slug}");
+            assert!(
+                slug.bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte == b'-'),
+                "{slug}"
+            );
         }
     }
 
@@ -190,10 +194,22 @@ mod tests {
         for kind in Kind::ALL {
             let meaning = kind.meaning();
             match meaning.status.as_u16() {
-                402 => assert_eq!(meaning.retry, Retry::NewKey, "{kind:?}: a final refusal uses the key up"),
-                503 | 504 => assert_eq!(meaning.retry, Retry::SameKey, "{kind:?}: only the same key is safe"),
-                409 => assert_eq!(meaning.money_moved, MoneyMoved::No, "{kind:?}: nothing is recorded"),
-                400..=499 | 500 => {}
+                402 => assert_eq!(
+                    meaning.retry,
+                    Retry::NewKey,
+                    "{kind:?}: a final refusal uses the key up"
+                ),
+                503 | 504 => assert_eq!(
+                    meaning.retry,
+                    Retry::SameKey,
+                    "{kind:?}: only the same key is safe"
+                ),
+                409 => assert_eq!(
+                    meaning.money_moved,
+                    MoneyMoved::No,
+                    "{kind:?}: nothing is recorded"
+                ),
+                400..=500 => {}
                 other => panic!("{kind:?}: {other} is not in the table"),
             }
             if meaning.status == StatusCode::GATEWAY_TIMEOUT {
