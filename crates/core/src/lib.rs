@@ -3,5 +3,6 @@
 pub mod card;
 pub mod clock;
 pub mod key;
+pub mod lock;
 pub mod money;
 pub mod pan_scan;
