@@ -2,6 +2,7 @@
 
 pub mod card;
 pub mod clock;
+pub mod idempotency;
 pub mod key;
 pub mod lock;
 pub mod money;
