@@ -37,7 +37,8 @@ pub trait Connector: Send + Sync + fmt::Debug {
     /// The resolver calls it with `payer = None`, for verbs whose [`Repeat`] allows it.
     async fn execute(&self, subject: &Subject, payer: Option<&Payer>, gate: &dyn SendGate) -> Answer;
 
-    /// Asks what became of an operation. `control` is a transaction of this account and kind which the same search is
+    /// Asks what became of an operation: of a create by its reference, or by its ids where `subject.parent` has them (the
+    /// `standing` then is that of the whole payment: of the sale that a capture made, too). `control` is a transaction of this account and kind which the same search is
     /// known to find: without one, or when it is not found, "not found" is not conclusive.
     async fn look_up(&self, subject: &Subject, control: Option<&Control>) -> LookUp;
 
@@ -314,6 +315,11 @@ pub enum UnknownReason {
     Unusable { detail: String },
     /// Refused as a duplicate after more than one send: it may be ours.
     DuplicateOfOurs,
+    /// A repeat was refused, or could not be sent: neither says anything of the send before it.
+    RepeatRefused { code: Option<String> },
+    RepeatNotSent,
+    /// Its caller cancelled it while it was running.
+    Cancelled,
     /// The owner stopped, stalled or lost its lease on the operation.
     OwnerLost,
     /// Approved for another amount than asked.

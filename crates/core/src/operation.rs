@@ -208,19 +208,19 @@ pub fn after_send(verb: Verb, asked: Money, sends: u32, verdict: Verdict) -> Sta
             State::Unknown { unknown: UnknownReason::OtherAmount { approved: approval.amount.minor() } }
         }
         Verdict::Approved(approval) => State::Approved { approval },
-        // On a second send the first may be what it is a duplicate of.
-        Verdict::Declined(decline) | Verdict::Refused(decline)
-            if decline.class == DeclineClass::Duplicate && sends > 1 =>
-        {
-            State::Unknown { unknown: UnknownReason::DuplicateOfOurs }
-        }
-        Verdict::Declined(decline) => State::Declined { decline },
-        // A refusal proves that *this* send was not executed, and says nothing of an earlier one.
-        Verdict::Refused(_) if sends > 1 => State::Unknown { unknown: UnknownReason::OwnerLost },
-        Verdict::Refused(decline) => State::Failed { failure: Failure::Refused { decline } },
-        Verdict::NotSent(_) if sends > 1 => State::Unknown { unknown: UnknownReason::OwnerLost },
-        Verdict::NotSent(not_sent) => State::NotSent { not_sent },
         Verdict::Unknown(unknown) => State::Unknown { unknown },
+        // A "no" to a repeat says nothing of the send before it, which may be what the repeat is a duplicate of.
+        Verdict::Declined(decline) | Verdict::Refused(decline) if sends > 1 => State::Unknown {
+            unknown: if decline.class == DeclineClass::Duplicate {
+                UnknownReason::DuplicateOfOurs
+            } else {
+                UnknownReason::RepeatRefused { code: decline.code }
+            },
+        },
+        Verdict::NotSent(_) if sends > 1 => State::Unknown { unknown: UnknownReason::RepeatNotSent },
+        Verdict::Declined(decline) => State::Declined { decline },
+        Verdict::Refused(decline) => State::Failed { failure: Failure::Refused { decline } },
+        Verdict::NotSent(not_sent) => State::NotSent { not_sent },
     }
 }
 

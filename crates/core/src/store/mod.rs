@@ -38,6 +38,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Commit 2, and every later transition: new state, payment totals, ledger entries, event. One transaction for all,
     /// at most one settlement per payment in a batch. Each is conditional on the operation's epoch and on its not being final.
     /// Repeating a batch after a lost acknowledgement answers [`Settled::Applied`] again.
+    /// A reversal that ends Approved or Failed also ends the checks of what it reverses, if that is final (a cancelled approval).
     async fn settle(&self, settlements: &[Arc<Settlement>]) -> Result<Vec<Settled>, StoreError>;
 
     async fn operation_by_key(&self, client: &Client, key: &IdempotencyKey) -> Result<Option<Operation>, StoreError>;
@@ -276,8 +277,8 @@ pub struct Operation {
     pub deadline: Timestamp,
     /// The late-arrival horizon: last possible send plus the account's figure.
     pub late_after: Timestamp,
-    /// Whether `late_after` is past, by the ledger's clock, at the moment of this read.
-    pub past_horizon: bool,
+    /// The ledger's clock at the moment of this read: what the instants above are compared with.
+    pub read_at: Timestamp,
     pub settled_at: Option<Timestamp>,
     pub cancel_requested_at: Option<Timestamp>,
     pub prepared: Option<Prepared>,
@@ -300,6 +301,11 @@ pub struct Operation {
 pub const RESOLVE_SLACK: Duration = Duration::from_secs(30);
 
 impl Operation {
+    /// The original cannot arrive any more.
+    pub fn past_horizon(&self) -> bool {
+        self.read_at >= self.late_after
+    }
+
     /// By when it is final or parked.
     pub fn resolves_by(&self) -> Timestamp {
         self.late_after + RESOLVE_SLACK
@@ -347,7 +353,8 @@ pub struct Check {
     pub operation: OperationId,
     pub epoch: i64,
     pub owner: ReplicaId,
-    pub next_after: Duration,
+    /// `None`: nothing is left to check (a cancelled payment of which nothing stands any more).
+    pub next_after: Option<Duration>,
     pub evidence: serde_json::Value,
     pub reason: &'static str,
 }
