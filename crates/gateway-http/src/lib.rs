@@ -1,5 +1,6 @@
 //! The edge: HTTP, authentication, configuration.
 
+pub mod auth;
 pub mod fields;
 pub mod json;
 pub mod problem;

@@ -149,6 +149,9 @@ kinds! {
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, SameKey, Unknown,
         "The gateway is at its limit",
         "All places for running payments are taken. This request sent nothing. Repeat with the same key after Retry-After seconds.";
+    KeysUnavailable = "keys-unavailable", SERVICE_UNAVAILABLE, SameKey, Unknown,
+        "Tokens cannot be verified yet",
+        "The keys that verify tokens could not be fetched since this process started. This request sent nothing. Repeat with the same key after Retry-After seconds.";
     LedgerUnavailable = "ledger-unavailable", SERVICE_UNAVAILABLE, SameKey, Unknown,
         "The ledger cannot be reached",
         "Nothing leaves the gateway before it is written down, so this request sent nothing. Repeat with the same key after Retry-After seconds.";
