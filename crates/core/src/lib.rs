@@ -2,8 +2,13 @@
 
 pub mod card;
 pub mod clock;
+pub mod connector;
 pub mod idempotency;
 pub mod key;
+pub mod ledger;
 pub mod lock;
 pub mod money;
+pub mod operation;
 pub mod pan_scan;
+pub mod payment;
+pub mod store;
