@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::card::{CardSource, Sensitive, StoredCard};
 use crate::clock::Timestamp;
-use crate::key::{AccountName, OperationId, OrderReference, StatementDescriptor, UpstreamReference};
+use crate::key::{
+    AccountName, OperationId, OrderReference, StatementDescriptor, UpstreamReference,
+};
 use crate::money::Money;
 use crate::operation::Verb;
 
@@ -35,7 +37,12 @@ pub trait Connector: Send + Sync + fmt::Debug {
     /// Sends the operation, once. `gate` is asked right before the first byte of the money-moving request is written,
     /// on a connection that is ready; what it refuses is [`Verdict::NotSent`]. Returns within the account's timeout.
     /// The resolver calls it with `payer = None`, for verbs whose [`Repeat`] allows it.
-    async fn execute(&self, subject: &Subject, payer: Option<&Payer>, gate: &dyn SendGate) -> Answer;
+    async fn execute(
+        &self,
+        subject: &Subject,
+        payer: Option<&Payer>,
+        gate: &dyn SendGate,
+    ) -> Answer;
 
     /// Asks what became of an operation: of a create by its reference, or by its ids where `subject.parent` has them (the
     /// `standing` then is that of the whole payment: of the sale that a capture made, too). `control` is a transaction of this account and kind which the same search is
@@ -212,7 +219,8 @@ impl UpstreamIds {
 
     /// Adds the other's ids; on a clash the other's win.
     pub fn extend(&mut self, other: &Self) {
-        self.0.extend(other.0.iter().map(|(name, id)| (name.clone(), id.clone())));
+        self.0
+            .extend(other.0.iter().map(|(name, id)| (name.clone(), id.clone())));
     }
 }
 
@@ -283,11 +291,15 @@ pub enum DeclineClass {
 #[serde(tag = "reason", rename_all = "snake_case")]
 pub enum NotSent {
     /// Name resolution, connect or TLS failed, or the connection closed before a byte of the request was written.
-    Unreachable { detail: String },
+    Unreachable {
+        detail: String,
+    },
     /// The pool's bounds were reached.
     PoolExhausted,
     /// No access token to be had.
-    NoToken { detail: String },
+    NoToken {
+        detail: String,
+    },
     BreakerOpen,
     /// The account's own concurrency limit.
     ConcurrencyLimit,
@@ -296,7 +308,9 @@ pub enum NotSent {
     TooLate,
     CancelRequested,
     /// The processor refused before any processing, and the connector declares that refusal proof.
-    RefusedUnprocessed { detail: String },
+    RefusedUnprocessed {
+        detail: String,
+    },
     /// Admission: the process is full or draining.
     Overloaded,
     /// The process stopped before it sent anything.
@@ -310,20 +324,28 @@ pub enum UnknownReason {
     /// No complete answer within the timeout.
     TimedOut,
     /// The connection ended before a complete answer.
-    Closed { detail: String },
+    Closed {
+        detail: String,
+    },
     /// An answer that proves nothing: a 5xx, a redirect, an unknown status, another document, contradictory fields.
-    Unusable { detail: String },
+    Unusable {
+        detail: String,
+    },
     /// Refused as a duplicate after more than one send: it may be ours.
     DuplicateOfOurs,
     /// A repeat was refused, or could not be sent: neither says anything of the send before it.
-    RepeatRefused { code: Option<String> },
+    RepeatRefused {
+        code: Option<String>,
+    },
     RepeatNotSent,
     /// Its caller cancelled it while it was running.
     Cancelled,
     /// The owner stopped, stalled or lost its lease on the operation.
     OwnerLost,
     /// Approved for another amount than asked.
-    OtherAmount { approved: i64 },
+    OtherAmount {
+        approved: i64,
+    },
 }
 
 /// Asked right before the first byte of a money-moving request. Cheap, synchronous, and the last word.
@@ -360,18 +382,27 @@ pub struct LookUp {
 pub enum Finding {
     Found(Found),
     /// The processor knows nothing of it *so far*. `conclusive`: the same search, in the same check, found a control.
-    NotFound { conclusive: bool },
+    NotFound {
+        conclusive: bool,
+    },
     /// The books changed, and not by exactly this operation: nobody but a person can tell.
-    Contradiction { detail: String },
+    Contradiction {
+        detail: String,
+    },
     /// The question was not answered. Proves nothing and counts for nothing.
-    CouldNotAsk { detail: String },
+    CouldNotAsk {
+        detail: String,
+    },
 }
 
 /// A record that is ours.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Found {
     /// It happened, and `standing` is what is left of it.
-    Approved { approval: Approval, standing: Standing },
+    Approved {
+        approval: Approval,
+        standing: Standing,
+    },
     /// It was refused.
     Declined(Decline),
 }

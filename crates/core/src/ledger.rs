@@ -24,7 +24,12 @@ pub enum LedgerAccount {
 }
 
 impl LedgerAccount {
-    pub const ALL: [Self; 4] = [Self::Receivable, Self::Sales, Self::HoldsTaken, Self::HoldsGiven];
+    pub const ALL: [Self; 4] = [
+        Self::Receivable,
+        Self::Sales,
+        Self::HoldsTaken,
+        Self::HoldsGiven,
+    ];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -36,7 +41,9 @@ impl LedgerAccount {
     }
 
     pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|account| account.as_str() == text)
+        Self::ALL
+            .into_iter()
+            .find(|account| account.as_str() == text)
     }
 }
 
@@ -58,7 +65,10 @@ impl Side {
 
 /// Debits less credits: zero, or a bug. Asserted before each write; the database has the same constraint.
 pub fn imbalance(entries: &[Entry]) -> i64 {
-    entries.iter().map(|entry| entry.side.sign() * entry.minor).sum()
+    entries
+        .iter()
+        .map(|entry| entry.side.sign() * entry.minor)
+        .sum()
 }
 
 /// Net change per ledger account, debits positive.

@@ -28,8 +28,15 @@ pub enum Verb {
 }
 
 impl Verb {
-    pub const ALL: [Self; 7] =
-        [Self::Sale, Self::Authorize, Self::Capture, Self::Void, Self::Refund, Self::Verify, Self::Reversal];
+    pub const ALL: [Self; 7] = [
+        Self::Sale,
+        Self::Authorize,
+        Self::Capture,
+        Self::Void,
+        Self::Refund,
+        Self::Verify,
+        Self::Reversal,
+    ];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -65,19 +72,33 @@ pub enum State {
     /// Stored before the first byte leaves: money may now have moved.
     Recorded,
     /// Proven: nothing left. The same key may claim it again.
-    NotSent { not_sent: NotSent },
-    Approved { approval: Approval },
-    Declined { decline: Decline },
+    NotSent {
+        not_sent: NotSent,
+    },
+    Approved {
+        approval: Approval,
+    },
+    Declined {
+        decline: Decline,
+    },
     /// Final, and no money moved.
-    Failed { failure: Failure },
+    Failed {
+        failure: Failure,
+    },
     /// It was approved, or may have been, and nothing of it stands.
-    Reversed { reversal: Option<OperationId> },
+    Reversed {
+        reversal: Option<OperationId>,
+    },
     /// Cancelled before anything was sent, or before it was ever seen.
     Cancelled,
     /// Neither success nor failure: only a look-up or a reversal ends it.
-    Unknown { unknown: UnknownReason },
+    Unknown {
+        unknown: UnknownReason,
+    },
     /// No machine can decide. Asked on, and a person may end it.
-    Parked { parked: ParkedReason },
+    Parked {
+        parked: ParkedReason,
+    },
 }
 
 /// Why an operation is over without having happened.
@@ -158,7 +179,10 @@ impl StateName {
 
     /// A final state never becomes another.
     pub const fn is_final(self) -> bool {
-        matches!(self, Self::Approved | Self::Declined | Self::Failed | Self::Reversed | Self::Cancelled)
+        matches!(
+            self,
+            Self::Approved | Self::Declined | Self::Failed | Self::Reversed | Self::Cancelled
+        )
     }
 
     /// Whether `to` may follow. Unknown and Parked may follow themselves: another reason, the same state.
@@ -168,7 +192,9 @@ impl StateName {
             // A re-claim under the same key, or a cancellation of something that provably never left.
             Self::NotSent => matches!(to, Self::Recorded | Self::Cancelled),
             Self::Unknown | Self::Parked => !matches!(to, Self::Recorded | Self::NotSent),
-            Self::Approved | Self::Declined | Self::Failed | Self::Reversed | Self::Cancelled => false,
+            Self::Approved | Self::Declined | Self::Failed | Self::Reversed | Self::Cancelled => {
+                false
+            }
         }
     }
 }
@@ -205,7 +231,11 @@ pub struct IllegalTransition {
 pub fn after_send(verb: Verb, asked: Money, sends: u32, verdict: Verdict) -> State {
     match verdict {
         Verdict::Approved(approval) if verb != Verb::Verify && approval.amount != asked => {
-            State::Unknown { unknown: UnknownReason::OtherAmount { approved: approval.amount.minor() } }
+            State::Unknown {
+                unknown: UnknownReason::OtherAmount {
+                    approved: approval.amount.minor(),
+                },
+            }
         }
         Verdict::Approved(approval) => State::Approved { approval },
         Verdict::Unknown(unknown) => State::Unknown { unknown },
@@ -217,9 +247,13 @@ pub fn after_send(verb: Verb, asked: Money, sends: u32, verdict: Verdict) -> Sta
                 UnknownReason::RepeatRefused { code: decline.code }
             },
         },
-        Verdict::NotSent(_) if sends > 1 => State::Unknown { unknown: UnknownReason::RepeatNotSent },
+        Verdict::NotSent(_) if sends > 1 => State::Unknown {
+            unknown: UnknownReason::RepeatNotSent,
+        },
         Verdict::Declined(decline) => State::Declined { decline },
-        Verdict::Refused(decline) => State::Failed { failure: Failure::Refused { decline } },
+        Verdict::Refused(decline) => State::Failed {
+            failure: Failure::Refused { decline },
+        },
         Verdict::NotSent(not_sent) => State::NotSent { not_sent },
     }
 }
@@ -274,7 +308,11 @@ pub enum StatusChange {
 ///
 /// # Errors
 /// [`IllegalTransition`]: the caller has a bug, and nothing may be written.
-pub fn effects(facts: &Facts, from: StateName, to: StateName) -> Result<Effects, IllegalTransition> {
+pub fn effects(
+    facts: &Facts,
+    from: StateName,
+    to: StateName,
+) -> Result<Effects, IllegalTransition> {
     if !from.may_become(to) {
         return Err(IllegalTransition { from, to });
     }
@@ -291,10 +329,17 @@ pub fn effects(facts: &Facts, from: StateName, to: StateName) -> Result<Effects,
     // Over, whichever way, or provably never begun: what it held is given back.
     let ended = to.is_final() || to == StateName::NotSent;
     let mut effects = if ended {
-        Effects { releases: facts.reserved, releases_payment: true, ..nothing }
+        Effects {
+            releases: facts.reserved,
+            releases_payment: true,
+            ..nothing
+        }
     } else {
         // Unknown or parked: the amount stays reserved; the payment stays busy only where totals will be compared.
-        Effects { releases_payment: facts.verb.is_follow_up() && !facts.holds_while_unknown, ..nothing }
+        Effects {
+            releases_payment: facts.verb.is_follow_up() && !facts.holds_while_unknown,
+            ..nothing
+        }
     };
     if facts.verb.is_create() {
         effects.status = StatusChange::Set(match to {
@@ -308,17 +353,32 @@ pub fn effects(facts: &Facts, from: StateName, to: StateName) -> Result<Effects,
         });
         return Ok(effects);
     }
-    Ok(if to == StateName::Approved { approved(facts, effects) } else { effects })
+    Ok(if to == StateName::Approved {
+        approved(facts, effects)
+    } else {
+        effects
+    })
 }
 
 fn approved(facts: &Facts, effects: Effects) -> Effects {
     use LedgerAccount::{HoldsGiven, HoldsTaken, Receivable, Sales};
     let amount = facts.amount.minor();
-    let derived = Effects { status: StatusChange::Derive, ..effects };
+    let derived = Effects {
+        status: StatusChange::Derive,
+        ..effects
+    };
     let both = |debit, credit, minor: i64| {
         vec![
-            Entry { ledger_account: debit, side: Side::Debit, minor },
-            Entry { ledger_account: credit, side: Side::Credit, minor },
+            Entry {
+                ledger_account: debit,
+                side: Side::Debit,
+                minor,
+            },
+            Entry {
+                ledger_account: credit,
+                side: Side::Credit,
+                minor,
+            },
         ]
     };
     match facts.verb {
@@ -328,15 +388,25 @@ fn approved(facts: &Facts, effects: Effects) -> Effects {
             entries: both(Receivable, Sales, amount),
             ..derived
         },
-        Verb::Authorize => {
-            Effects { authorized: amount, entries: both(HoldsTaken, HoldsGiven, amount), ..derived }
-        }
+        Verb::Authorize => Effects {
+            authorized: amount,
+            entries: both(HoldsTaken, HoldsGiven, amount),
+            ..derived
+        },
         Verb::Capture => {
             let mut entries = both(Receivable, Sales, amount);
             entries.extend(both(HoldsGiven, HoldsTaken, amount));
-            Effects { captured: amount, entries, ..derived }
+            Effects {
+                captured: amount,
+                entries,
+                ..derived
+            }
         }
-        Verb::Refund => Effects { refunded: amount, entries: both(Sales, Receivable, amount), ..derived },
+        Verb::Refund => Effects {
+            refunded: amount,
+            entries: both(Sales, Receivable, amount),
+            ..derived
+        },
         // What was reserved when it was recorded is what it takes back: a hold, or a sale that is not settled.
         Verb::Void | Verb::Reversal => {
             let mut entries = Vec::new();
@@ -354,8 +424,16 @@ fn approved(facts: &Facts, effects: Effects) -> Effects {
             } else {
                 StatusChange::Set(PaymentStatus::Voided)
             };
-            Effects { voids: facts.reserved != Reserved::default(), entries, status, ..derived }
+            Effects {
+                voids: facts.reserved != Reserved::default(),
+                entries,
+                status,
+                ..derived
+            }
         }
-        Verb::Verify => Effects { status: StatusChange::Keep, ..derived },
+        Verb::Verify => Effects {
+            status: StatusChange::Keep,
+            ..derived
+        },
     }
 }

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::card::StoredCard;
 use crate::clock::Timestamp;
 use crate::connector::UpstreamIds;
-use crate::card::StoredCard;
 use crate::key::{AccountName, OperationId, OrderReference, PaymentId, UpstreamReference};
 use crate::money::Currency;
 

@@ -15,10 +15,10 @@ use uuid::Uuid;
 use crate::card::StoredCard;
 use crate::clock::Timestamp;
 use crate::connector::{Control, Prepared, ReversalForm, UpstreamIds};
-use crate::idempotency::StoredFingerprint;
+use crate::idempotency::{CanonicalForm, Comparison, FingerprintKeys, StoredFingerprint};
 use crate::key::{
-    AccountName, Client, IdempotencyKey, OperationId, OrderReference, PaymentId, ReplicaId, StatementDescriptor,
-    UpstreamReference,
+    AccountName, Client, IdempotencyKey, OperationId, OrderReference, PaymentId, ReplicaId,
+    StatementDescriptor, UpstreamReference,
 };
 use crate::money::{Currency, Money};
 use crate::operation::{Effects, Reserved, State, StateName, Verb};
@@ -41,7 +41,11 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// A reversal that ends Approved or Failed also ends the checks of what it reverses, if that is final (a cancelled approval).
     async fn settle(&self, settlements: &[Arc<Settlement>]) -> Result<Vec<Settled>, StoreError>;
 
-    async fn operation_by_key(&self, client: &Client, key: &IdempotencyKey) -> Result<Option<Operation>, StoreError>;
+    async fn operation_by_key(
+        &self,
+        client: &Client,
+        key: &IdempotencyKey,
+    ) -> Result<Option<Operation>, StoreError>;
     async fn operation(&self, id: OperationId) -> Result<Option<Operation>, StoreError>;
     /// Those of `ids` that are no longer [`StateName::Recorded`] or [`StateName::Unknown`]: for callers who wait here on
     /// an operation that another replica owns.
@@ -69,7 +73,12 @@ pub trait Store: Send + Sync + fmt::Debug {
     async fn leave(&self, replica: ReplicaId) -> Result<(), StoreError>;
     /// Takes over open operations of `silent` replicas: owner and epoch change, Recorded becomes Unknown, due now. At most
     /// `limit`, skipping rows that someone else has locked.
-    async fn adopt_silent(&self, me: ReplicaId, silent: &[ReplicaId], limit: u32) -> Result<Vec<Operation>, StoreError>;
+    async fn adopt_silent(
+        &self,
+        me: ReplicaId,
+        silent: &[ReplicaId],
+        limit: u32,
+    ) -> Result<Vec<Operation>, StoreError>;
     /// Takes over Recorded operations past their deadline, whoever owns them.
     async fn adopt_overdue(&self, me: ReplicaId, limit: u32) -> Result<Vec<Operation>, StoreError>;
     /// Gives up every open operation of `me` that is not Recorded, so that others adopt them at once (drain).
@@ -81,7 +90,12 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Sets the next check and adds a `checked` event; counts the check. `None`: the epoch moved.
     async fn reschedule(&self, check: &Check) -> Result<Option<()>, StoreError>;
     /// Counts one more send, and moves the late-arrival horizon, before it happens. `None`: the epoch moved, or it is final.
-    async fn count_send(&self, operation: OperationId, epoch: i64, owner: ReplicaId) -> Result<Option<Operation>, StoreError>;
+    async fn count_send(
+        &self,
+        operation: OperationId,
+        epoch: i64,
+        owner: ReplicaId,
+    ) -> Result<Option<Operation>, StoreError>;
     /// Writes the reversal's own record (one per operation), reserves what remains of an approved payment, and raises the
     /// epoch of the reversed operation. If the record exists, updates its form while nothing of another form was sent
     /// that may not be sent with this one.
@@ -89,7 +103,12 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// The reversal of an operation, if one was begun.
     async fn reversal_of(&self, operation: OperationId) -> Result<Option<Operation>, StoreError>;
     /// The newest approved operation of this account and verb (not `except`), as a control for searches.
-    async fn control(&self, account: &AccountName, verb: Verb, except: OperationId) -> Result<Option<Control>, StoreError>;
+    async fn control(
+        &self,
+        account: &AccountName,
+        verb: Verb,
+        except: OperationId,
+    ) -> Result<Option<Control>, StoreError>;
     /// Ends an Unknown or Parked operation by a person's decision: same rules, with who and why in the event.
     /// (Uses [`Store::settle`] with the operation's current epoch.)
     async fn at_risk(&self) -> Result<Vec<AtRisk>, StoreError>;
@@ -102,7 +121,12 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     async fn load_token(&self, name: &str) -> Result<Option<TokenRow>, StoreError>;
     /// Compare-and-set on the generation (0: no row yet).
-    async fn store_token(&self, name: &str, expected_generation: i64, new: &TokenRow) -> Result<bool, StoreError>;
+    async fn store_token(
+        &self,
+        name: &str,
+        expected_generation: i64,
+        new: &TokenRow,
+    ) -> Result<bool, StoreError>;
 }
 
 /// Why the ledger did not do as asked.
@@ -138,8 +162,9 @@ pub struct Intent {
     pub reference: UpstreamReference,
     /// What the row stores.
     pub fingerprint: StoredFingerprint,
-    /// Every fingerprint that this same request has under the keys and versions we know, the stored one included.
-    pub fingerprints: Vec<StoredFingerprint>,
+    /// The request itself, to compare with the fingerprint of whoever holds the key.
+    pub form: CanonicalForm,
+    pub keys: Arc<FingerprintKeys>,
     pub order_reference: Option<OrderReference>,
     pub statement_descriptor: Option<StatementDescriptor>,
     pub owner: ReplicaId,
@@ -175,7 +200,9 @@ pub enum IntentKind {
 impl Intent {
     pub const fn payment(&self) -> Option<PaymentId> {
         match &self.kind {
-            IntentKind::Create { payment, .. } | IntentKind::FollowUp { payment, .. } => Some(*payment),
+            IntentKind::Create { payment, .. } | IntentKind::FollowUp { payment, .. } => {
+                Some(*payment)
+            }
             IntentKind::Verification => None,
         }
     }
@@ -183,9 +210,10 @@ impl Intent {
     /// Whether `holder`, which has our key, was the same request. Without the HMAC key it was made with, what can still be
     /// compared is compared.
     pub fn is_same_request_as(&self, holder: &Operation) -> bool {
-        let known = |stored: &StoredFingerprint| stored.version == holder.fingerprint.version && stored.key_id == holder.fingerprint.key_id;
-        if self.fingerprints.iter().any(known) {
-            return self.fingerprints.contains(&holder.fingerprint);
+        match holder.fingerprint.compare(&self.form, &self.keys) {
+            Comparison::Same => return true,
+            Comparison::Different => return false,
+            Comparison::KeyLost => {}
         }
         self.verb == holder.verb
             && self.amount == holder.amount
@@ -206,7 +234,12 @@ pub enum Recorded {
     /// The key is NotSent and the request is another one. Nothing was written.
     Reused(Box<Operation>),
     /// Another live create of this order exists.
-    PossibleDuplicate { operation: OperationId, payment: Option<PaymentId>, client: Client, key: IdempotencyKey },
+    PossibleDuplicate {
+        operation: OperationId,
+        payment: Option<PaymentId>,
+        client: Client,
+        key: IdempotencyKey,
+    },
     /// No such payment.
     NoPayment,
     /// Another operation has the payment for itself, or reserves what this one needs.
@@ -375,7 +408,10 @@ pub struct ReversalIntent {
 #[derive(Debug)]
 pub enum ReversalBegun {
     /// Send it: the reversal's record, with this send counted, and the reversed operation with its new epoch.
-    Send { reversal: Box<Operation>, of: Box<Operation> },
+    Send {
+        reversal: Box<Operation>,
+        of: Box<Operation>,
+    },
     /// A refund form was sent already: it is never sent again.
     AlreadySent { reversal: Box<Operation> },
     /// It ended already.
@@ -440,8 +476,14 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    pub const ALL: [Self; 6] =
-        [Self::Transition, Self::Checked, Self::LateAnswer, Self::CancelRequested, Self::Adopted, Self::Send];
+    pub const ALL: [Self; 6] = [
+        Self::Transition,
+        Self::Checked,
+        Self::LateAnswer,
+        Self::CancelRequested,
+        Self::Adopted,
+        Self::Send,
+    ];
 
     pub const fn as_str(self) -> &'static str {
         match self {
