@@ -11,4 +11,3 @@ pub mod money;
 pub mod operation;
 pub mod pan_scan;
 pub mod payment;
-pub mod store;
