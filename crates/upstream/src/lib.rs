@@ -1,1 +1,3 @@
 //! Connectors to payment processors, on connections that this crate owns.
+
+pub mod pool;
