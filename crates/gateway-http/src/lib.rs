@@ -1,6 +1,7 @@
 //! The edge: HTTP, authentication, configuration.
 
 pub mod auth;
+pub mod extract;
 pub mod fields;
 pub mod json;
 pub mod problem;
