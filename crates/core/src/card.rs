@@ -159,7 +159,6 @@ impl fmt::Debug for Sensitive {
 impl<'de> Deserialize<'de> for Sensitive {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Text;
-        // Written out so that a value of another type is not repeated in the error, which serde's own would do.
         impl de::Visitor<'_> for Text {
             type Value = Sensitive;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -181,7 +180,8 @@ impl<'de> Deserialize<'de> for Sensitive {
                 Err(E::custom("expected a string, found a number"))
             }
         }
-        deserializer.deserialize_string(Text)
+        // Not deserialize_string: serde_json would then refuse a number by itself, and print it.
+        deserializer.deserialize_any(Text)
     }
 }
 
@@ -380,3 +380,6 @@ impl StoredCard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -355,3 +355,6 @@ impl Clock for SimulatedClock {
         Tick(self.origin.elapsed())
     }
 }
+
+#[cfg(test)]
+mod tests;

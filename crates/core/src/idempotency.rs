@@ -479,3 +479,6 @@ impl UpstreamReference {
         Self::from_stored(&text)
     }
 }
+
+#[cfg(test)]
+mod tests;

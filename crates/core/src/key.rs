@@ -395,3 +395,6 @@ fn simple_uuid(digits: &str) -> Result<Uuid, KeyError> {
     }
     Uuid::try_parse(digits).map_err(|_| KeyError::Form)
 }
+
+#[cfg(test)]
+mod tests;

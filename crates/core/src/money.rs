@@ -239,3 +239,6 @@ impl fmt::Debug for Money {
         write!(f, "Money({self})")
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -289,3 +289,6 @@ fn is_separator(c: char) -> bool {
 fn is_loose_separator(c: char) -> bool {
     is_separator(c) || matches!(c, ',' | '/' | '*' | '\'' | '\t' | '\n' | '\r')
 }
+
+#[cfg(test)]
+mod tests;
