@@ -11,3 +11,4 @@ pub mod money;
 pub mod operation;
 pub mod pan_scan;
 pub mod payment;
+pub mod token;

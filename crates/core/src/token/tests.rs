@@ -1,0 +1,1 @@
+//! What the keeper promises, under a paused clock.
