@@ -11,4 +11,5 @@ pub mod money;
 pub mod operation;
 pub mod pan_scan;
 pub mod payment;
+pub mod store;
 pub mod token;

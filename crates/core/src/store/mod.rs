@@ -53,7 +53,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     async fn payment(&self, id: PaymentId) -> Result<Option<Payment>, StoreError>;
     /// All operations of a payment, oldest first.
     async fn operations_of(&self, payment: PaymentId) -> Result<Vec<Operation>, StoreError>;
-    /// Newest first, by (created_at, id), strictly before `cursor`.
+    /// Newest first, by (`created_at`, id), strictly before `cursor`.
     async fn payments(&self, query: &PaymentQuery) -> Result<Vec<Payment>, StoreError>;
     /// The feed: in an order that never skips under concurrent commits.
     async fn events(&self, query: &EventQuery) -> Result<Vec<Event>, StoreError>;
@@ -226,12 +226,12 @@ impl Intent {
 /// What became of one intent.
 #[derive(Debug)]
 pub enum Recorded {
-    /// Ours: send it. Also for a NotSent key claimed again, with the same reference.
+    /// Ours: send it. Also for a `NotSent` key claimed again, with the same reference.
     New(Box<Operation>),
-    /// The key is known and this is not our claim: whatever state it is in but NotSent. The caller compares the request
+    /// The key is known and this is not our claim: whatever state it is in but `NotSent`. The caller compares the request
     /// ([`Intent::is_same_request_as`]) and answers from the record.
     Known(Box<Operation>),
-    /// The key is NotSent and the request is another one. Nothing was written.
+    /// The key is `NotSent` and the request is another one. Nothing was written.
     Reused(Box<Operation>),
     /// Another live create of this order exists.
     PossibleDuplicate {
@@ -257,6 +257,9 @@ pub struct Settlement {
     pub payment: Option<PaymentId>,
     /// As read when the decision was made.
     pub epoch: i64,
+    /// As counted in the ledger when the decision was made: an answer to the first send says nothing of a second one,
+    /// so a late answer is kept with it.
+    pub sends: u32,
     pub from: StateName,
     pub to: State,
     pub effects: Effects,
