@@ -126,6 +126,18 @@ impl<'j, 'a, 'f> Fields<'j, 'a, 'f> {
         self.take(name)
     }
 
+    /// Whether the field is there, null or not. Does not take it.
+    pub fn has(&self, name: &str) -> bool {
+        self.members.iter().any(|(present, _)| present == name)
+    }
+
+    /// Takes a field without reading it.
+    pub fn ignore(&mut self, name: &str) {
+        for ((present, _), taken) in self.members.iter().zip(&mut self.taken) {
+            *taken |= present == name;
+        }
+    }
+
     /// Refuses, by name, what nobody took.
     pub fn finish(self) {
         for ((name, _), taken) in self.members.iter().zip(&self.taken) {

@@ -5,3 +5,4 @@ pub mod extract;
 pub mod fields;
 pub mod json;
 pub mod problem;
+pub mod requests;
