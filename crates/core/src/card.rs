@@ -203,6 +203,12 @@ impl CardToken {
         Ok(Self(text.into()))
     }
 
+    /// Takes a token back from the ledger without asking the rules again: they may have become stricter since, and
+    /// what is recorded must stay readable.
+    pub fn from_stored(text: &str) -> Self {
+        Self(text.into())
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -347,7 +353,10 @@ pub enum CardSource {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StoredCard {
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "recorded_token"
+    )]
     pub token: Option<CardToken>,
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub brand: Option<String>,
@@ -355,6 +364,13 @@ pub struct StoredCard {
     pub last_four: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expiry: Option<Expiry>,
+}
+
+fn recorded_token<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<CardToken>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    Ok(text.map(|text| CardToken::from_stored(&text)))
 }
 
 impl StoredCard {

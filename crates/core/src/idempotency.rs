@@ -15,9 +15,7 @@ use serde_json::Value as Json;
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 use crate::card::{Pan, Sensitive};
-use crate::key::{
-    AccountName, Client, IdempotencyKey, OperationId, OrderReference, PaymentId, UpstreamReference,
-};
+use crate::key::{Client, IdempotencyKey, OperationId, UpstreamReference};
 use crate::money::Money;
 
 /// The encoding that new fingerprints use.
@@ -378,7 +376,8 @@ pub struct FingerprintFormError {
 pub enum Comparison {
     Same,
     Different,
-    /// Nobody can tell any more: the key is gone, or a newer release made the fingerprint. [`Essentials`] decide.
+    /// Nobody can tell any more: the key is gone, or a newer release made the fingerprint. What the ledger itself knows
+    /// of the request has to decide.
     KeyLost,
 }
 
@@ -424,17 +423,6 @@ impl fmt::Debug for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Fingerprint(v{} key {:08x})", self.version, self.key_id)
     }
-}
-
-/// What the ledger itself knows of a request, compared when its fingerprint can no longer be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Essentials<'a> {
-    pub verb: &'a str,
-    pub amount: Option<Money>,
-    pub account: &'a AccountName,
-    pub order: Option<&'a OrderReference>,
-    /// Of a follow-up, the payment it names. None for creates: each request would bring a new one.
-    pub payment: Option<PaymentId>,
 }
 
 impl UpstreamReference {

@@ -178,9 +178,6 @@ proptest! {
     #[test]
     fn no_random_uuid_is_refused(bytes in any::<[u8; 16]>()) {
         let uuid = uuid::Builder::from_random_bytes(bytes).into_uuid();
-        let letters = uuid.simple().to_string().bytes().filter(u8::is_ascii_alphabetic).count();
-        // One in two thousand has fewer, and of those one in some hundred looks like a card.
-        prop_assume!(letters >= 4);
         for written in [uuid.to_string(), uuid.simple().to_string(), uuid.to_string().to_uppercase(), format!("order-{uuid}")] {
             prop_assert!(!contains_pan(&written), "{}", written);
         }
