@@ -1,7 +1,9 @@
 //! Access tokens of upstreams: one fetch for all who wait, refreshed ahead of time, shared by all replicas.
 
+mod held;
 mod keeper;
 mod seal;
+mod shelf;
 #[cfg(test)]
 mod tests;
 

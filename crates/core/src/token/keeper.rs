@@ -7,28 +7,23 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
-use rand::RngExt as _;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::{
-    FetchedToken, StoredToken, Token, TokenError, TokenKey, TokenOptions, TokenSource, TokenStore,
-};
-use crate::clock::{Clock, Tick, Timestamp};
+use super::held::{Held, LIFE_MAX, drawn};
+use super::shelf::{Bearer, Saved, Seen, Shelf};
+use super::{FetchedToken, Token, TokenError, TokenKey, TokenOptions, TokenSource, TokenStore};
+use crate::clock::{Clock, Tick};
 use crate::lock::{Acquired, Lock};
 
-/// A life longer than this is taken for this, so that instants stay within range.
-const LIFE_MAX: Duration = Duration::from_hours(24 * 366);
-
-/// How often a lost race for the ledger's row is run again.
-const SAVE_COUNT_MAX: usize = 3;
+/// A shorter life than this is no life: the token would be fetched again for each payment.
+const LIFE_MIN: Duration = Duration::from_secs(1);
 
 type Flight = Shared<BoxFuture<'static, Result<Token, TokenError>>>;
 
@@ -36,9 +31,8 @@ type Flight = Shared<BoxFuture<'static, Result<Token, TokenError>>>;
 pub struct TokenKeeper {
     name: String,
     source: Arc<dyn TokenSource>,
-    store: Option<Arc<dyn TokenStore>>,
+    shelf: Shelf,
     lock: Arc<dyn Lock>,
-    key: TokenKey,
     clock: Arc<dyn Clock>,
     options: TokenOptions,
     state: Mutex<State>,
@@ -50,7 +44,6 @@ pub struct TokenKeeper {
 struct State {
     held: Option<Held>,
     flight: Option<(u64, Flight)>,
-    /// The last flight's failure, and until when no other starts.
     failure: Option<Failure>,
     /// When tokens were fetched because of a `401`, within the storm window.
     forced: VecDeque<Tick>,
@@ -58,62 +51,21 @@ struct State {
     counts: Counts,
 }
 
-#[derive(Clone, Copy, Default)]
-struct Counts {
-    flights: u64,
-    tokens: u64,
-    fetches: u64,
-    failures: u64,
-    storms: u64,
-}
-
+/// The last flight's failure, and until when no other starts.
 struct Failure {
     error: TokenError,
     until: Tick,
     in_a_row: u32,
 }
 
-#[derive(Clone)]
-struct Held {
-    token: Token,
-    /// What the ledger had when this token was taken: its own generation once `saved`, before that its predecessor's.
-    ledger_generation: i64,
-    saved: bool,
-    /// When to try again to save it.
-    save_at: Tick,
-    issued_at: Timestamp,
-    expires_at: Timestamp,
-    refresh_at: Tick,
-    /// From here on a new token is waited for, and this one serves only if there is none.
-    doubtful_at: Tick,
-    end: Tick,
-    /// A `401` named it.
-    refused: bool,
-}
-
-/// A token that may become the held one.
-struct Candidate {
-    value: SecretString,
-    ledger_generation: i64,
-    issued_at: Timestamp,
-    expires_at: Timestamp,
-}
-
-/// What the ledger says about the name.
-enum Seen {
-    /// There is no ledger, or it did not answer.
-    Nothing,
-    /// The generation of a row that is of no use: absent (0), expired, unreadable, or what we have already.
-    Useless(i64),
-    Newer(Candidate),
-}
-
-/// How saving a fetched token ended.
-enum Saved {
-    As(i64),
-    /// Another replica's token, issued later, lies there: everybody uses that one.
-    Overtaken(Candidate),
-    Not,
+#[derive(Default)]
+struct Counts {
+    flights: u64,
+    /// Tokens held so far: the last one's is its generation.
+    tokens: u64,
+    fetches: u64,
+    failures: u64,
+    storms: u64,
 }
 
 /// What `/readyz` and the metrics tell.
@@ -145,12 +97,12 @@ impl TokenKeeper {
         options: TokenOptions,
     ) -> Arc<Self> {
         let changed = Arc::new(Notify::new());
+        let shelf = Shelf::new(name, store, key, Arc::clone(&clock), options.store_timeout);
         let keeper = Arc::new(Self {
             name: name.to_owned(),
             source,
-            store,
+            shelf,
             lock,
-            key,
             clock,
             options,
             state: Mutex::default(),
@@ -160,7 +112,7 @@ impl TokenKeeper {
         tokio::spawn(async move {
             while let Some(keeper) = background.upgrade() {
                 let nap = keeper.tend().await;
-                drop(keeper); // While it sleeps, nothing but its users keeps the keeper alive.
+                drop(keeper); // While this sleeps, only its users keep the keeper alive.
                 let _ = timeout(nap, changed.notified()).await;
             }
         });
@@ -175,11 +127,7 @@ impl TokenKeeper {
         let flight = {
             let mut state = self.state();
             let now = self.clock.tick();
-            if let Some(held) = state
-                .held
-                .as_ref()
-                .filter(|held| held.serves(now, held.doubtful_at))
-            {
+            if let Some(held) = state.held.as_ref().filter(|held| held.is_sound(now)) {
                 let token = held.token.clone();
                 if now >= held.refresh_at {
                     // Nobody waits for it; if it cannot start now, the background tries later.
@@ -187,15 +135,19 @@ impl TokenKeeper {
                 }
                 return Ok(token);
             }
-            match self.board(&mut state, now) {
-                Ok(flight) => flight,
-                Err(error) => return self.last_resort(&state, error),
-            }
+            self.board(&mut state, now)
         };
-        match flight.await {
-            Ok(token) => Ok(token),
-            Err(error) => self.last_resort(&self.state(), error),
-        }
+        let outcome = match flight {
+            Ok(flight) => flight.await,
+            Err(paused) => Err(paused),
+        };
+        outcome.or_else(|error| {
+            // With no new token to be had, the old one serves to its real end.
+            let now = self.clock.tick();
+            let state = self.state();
+            let usable = state.held.as_ref().filter(|held| held.is_usable(now));
+            usable.map(|held| held.token.clone()).ok_or(error)
+        })
     }
 
     /// The upstream answered `401` to the token of `generation`: another one, fetched at most once however many report
@@ -208,41 +160,42 @@ impl TokenKeeper {
         self.current().await
     }
 
-    /// As [`Self::replace`], for who does not want another token: it is not served again.
+    /// As [`Self::replace`], for who does not want another token: this one is not served again.
     pub fn report_unauthorized(&self, generation: u64) {
         let mut state = self.state();
-        if let Some(held) = state
-            .held
+        let State { held, failure, .. } = &mut *state;
+        let Some(held) = held
             .as_mut()
-            .filter(|held| held.token.generation == generation && !held.refused)
-        {
-            held.refused = true;
-            tracing::info!(token = self.name, generation, "an access token was refused");
-            // Once for each token, even in the pause after a failed refresh: another replica may have had more luck,
-            // and then the new token lies in the ledger.
-            if let Some(failure) = &mut state.failure {
-                failure.until = self.clock.tick();
-            }
-            self.changed.notify_one();
+            .filter(|held| held.token.generation == generation)
+        else {
+            return;
+        };
+        if held.refused {
+            return;
         }
+        held.refused = true;
+        tracing::info!(token = self.name, generation, "an access token was refused");
+        // Once for each token, even in the pause after a failed refresh: another replica may have had more luck, and
+        // then the new token lies in the ledger.
+        if let Some(failure) = failure {
+            failure.until = self.clock.tick();
+        }
+        self.changed.notify_one();
     }
 
-    /// Whether a call would find a token without a fetch, or may hope for one: false while fetching is paused after a
-    /// failure and nothing is held.
+    /// Whether asking for a token makes sense: one is held, or a fetch may be tried now.
     pub fn is_hopeful(&self) -> bool {
         let state = self.state();
         let now = self.clock.tick();
-        state
-            .held
-            .as_ref()
-            .is_some_and(|held| held.serves(now, held.end))
+        let usable = state.held.as_ref().is_some_and(|held| held.is_usable(now));
+        usable
             || state
                 .failure
                 .as_ref()
                 .is_none_or(|failure| failure.until <= now)
     }
 
-    /// Until the held token's real end; zero if there is none or it was refused.
+    /// Until the held token's real end, for the gauge; zero if there is none or it was refused.
     pub fn seconds_left(&self) -> u64 {
         self.health().seconds_left
     }
@@ -250,9 +203,8 @@ impl TokenKeeper {
     pub fn health(&self) -> TokenHealth {
         let state = self.state();
         let now = self.clock.tick();
-        let usable = state.held.as_ref().filter(|held| !held.refused);
         TokenHealth {
-            seconds_left: usable.map_or(0, |held| held.end.since(now).as_secs()),
+            seconds_left: state.seconds_left(now),
             fetches: state.counts.fetches,
             failures: state.counts.failures,
             storms: state.counts.storms,
@@ -266,19 +218,6 @@ impl TokenKeeper {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// With no new token to be had, the old one serves to its real end.
-    fn last_resort(&self, state: &State, error: TokenError) -> Result<Token, TokenError> {
-        let now = self.clock.tick();
-        match state
-            .held
-            .as_ref()
-            .filter(|held| held.serves(now, held.end))
-        {
-            Some(held) => Ok(held.token.clone()),
-            None => Err(error),
-        }
-    }
-
     /// The flight under way, or a new one, or why none may start now.
     fn board(self: &Arc<Self>, state: &mut State, now: Tick) -> Result<Flight, TokenError> {
         if let Some((_, flight)) = &state.flight {
@@ -286,9 +225,7 @@ impl TokenKeeper {
         }
         if let Some(failure) = state.failure.as_ref().filter(|failure| now < failure.until) {
             return Err(match &failure.error {
-                TokenError::RefreshStorm { .. } => TokenError::RefreshStorm {
-                    retry_after: self.calm_after(state, now),
-                },
+                TokenError::RefreshStorm { .. } => self.storm(state, now),
                 error => error.clone(),
             });
         }
@@ -303,16 +240,14 @@ impl TokenKeeper {
             landing.keeper.land(number, &result);
             result
         });
-        let flight = async move { task.await.unwrap_or_else(|_| Err(ended_early())) }
-            .boxed()
-            .shared();
+        let flight = task.map(|joined| joined.unwrap_or_else(|_| Err(ended_early())));
+        let flight = flight.boxed().shared();
         state.flight = Some((number, flight.clone()));
         Ok(flight)
     }
 
     fn land(&self, number: u64, result: &Result<Token, TokenError>) {
         let mut state = self.state();
-        let now = self.clock.tick();
         if state
             .flight
             .as_ref()
@@ -327,25 +262,20 @@ impl TokenKeeper {
                 state.storming = false;
             }
             Err(error) => {
+                let now = self.clock.tick();
                 state.counts.failures += 1;
-                let in_a_row = state
-                    .failure
-                    .as_ref()
-                    .map_or(0, |failure| failure.in_a_row)
-                    .saturating_add(1);
-                let pause = self.pause_after(error, in_a_row);
+                let before = state.failure.as_ref().map_or(0, |failure| failure.in_a_row);
+                let in_a_row = before.saturating_add(1);
+                let until = now + self.pause_after(error, in_a_row);
                 state.failure = Some(Failure {
                     error: error.clone(),
-                    until: now + pause,
+                    until,
                     in_a_row,
                 });
                 tracing::warn!(
                     token = self.name,
                     error = error as &dyn std::error::Error,
-                    seconds_left = state
-                        .held
-                        .as_ref()
-                        .map_or(0, |held| held.end.since(now).as_secs()),
+                    seconds_left = state.seconds_left(now),
                     "no new access token"
                 );
             }
@@ -364,7 +294,7 @@ impl TokenKeeper {
         doubled.min(self.options.pause_max).mul_f64(drawn(0.5..1.0))
     }
 
-    /// One round of the background: starts what is due; returns how long nothing will be.
+    /// One round of the background: starts what is due, and says how long nothing will be.
     async fn tend(self: &Arc<Self>) -> Duration {
         let unsaved = {
             let mut state = self.state();
@@ -372,66 +302,61 @@ impl TokenKeeper {
             if state
                 .held
                 .as_ref()
-                .is_some_and(|held| held.refused || now >= held.refresh_at)
+                .is_some_and(|held| held.due_at(now) <= now)
             {
                 let _ = self.board(&mut state, now);
             }
-            let lonely = self.store.is_some() && state.flight.is_none();
-            state
+            let idle = self.shelf.exists() && state.flight.is_none();
+            let held = state
                 .held
-                .clone()
-                .filter(|held| lonely && !held.saved && !held.refused && now >= held.save_at)
+                .as_ref()
+                .filter(|held| idle && held.wants_saving());
+            held.filter(|held| held.save_at <= now).cloned()
         };
         if let Some(held) = unsaved {
-            self.save_again(held).await;
+            self.save_again(&held).await;
         }
         let state = self.state();
         let now = self.clock.tick();
         let mut next = now + self.options.look_every;
-        if let Some(held) = state.held.as_ref().filter(|_| state.flight.is_none()) {
-            let due = if held.refused { now } else { held.refresh_at };
-            next = next.min(
-                state
-                    .failure
-                    .as_ref()
-                    .map_or(due, |failure| failure.until.max(due)),
-            );
-            if self.store.is_some() && !held.saved && !held.refused {
+        if let (Some(held), None) = (&state.held, &state.flight) {
+            let due = held.due_at(now);
+            let paused = state.failure.as_ref().map_or(due, |failure| failure.until);
+            next = next.min(due.max(paused));
+            if self.shelf.exists() && held.wants_saving() {
                 next = next.min(held.save_at);
             }
         }
-        // Never zero: a clock that a test holds still must not make this spin.
+        // Never zero: a clock that stands still must not make this spin.
         next.since(now).max(Duration::from_millis(1))
     }
 
-    async fn save_again(&self, held: Held) {
-        let candidate = held.as_candidate();
-        let saved = self.save(&candidate, None).await;
+    async fn save_again(&self, unsaved: &Held) {
+        let saved = self.shelf.save(&unsaved.bearer(), None).await;
         let mut state = self.state();
-        let now = self.clock.tick();
-        // A flight may have landed meanwhile; then this token is history.
-        let Some(current) = state
+        let generation = unsaved.token.generation;
+        let Some(held) = state
             .held
             .as_mut()
-            .filter(|now| now.token.generation == held.token.generation)
+            .filter(|held| held.token.generation == generation)
         else {
-            return;
+            return; // A flight has landed meanwhile: this token is history.
         };
         match saved {
-            Saved::As(generation) => {
-                current.ledger_generation = generation;
-                current.saved = true;
+            Saved::As(ledger_generation) => {
+                held.ledger_generation = ledger_generation;
+                held.saved = true;
             }
             Saved::Overtaken(theirs) => {
-                self.adopt_loaded(&mut state, theirs);
+                self.hold_loaded(&mut state, theirs);
             }
-            Saved::Not => current.save_at = now + self.options.pause_max,
+            Saved::Not => held.save_at = self.clock.tick() + self.options.pause_max,
         }
     }
 
     /// One flight, up to a token that is held.
     async fn fly(&self) -> Result<Token, TokenError> {
-        if let Some(token) = self.look().await.1 {
+        if let Ok(token) = self.look().await {
             return Ok(token);
         }
         self.is_forced()?;
@@ -441,15 +366,15 @@ impl TokenKeeper {
             Acquired::Held(guard) => Some(guard),
             Acquired::Busy => None,
             Acquired::Unavailable(_) => {
-                if self.store.is_some() {
+                if self.shelf.exists() {
                     sleep(self.options.lone_pause_max.mul_f64(drawn(0.0..1.0))).await;
                 }
                 None
             }
         };
         let result = match self.look().await {
-            (_, Some(token)) => Ok(token),
-            (seen, None) => self.fetch(seen).await,
+            Ok(token) => Ok(token),
+            Err(seen) => self.fetch(seen).await,
         };
         // Not before the new token is in the ledger: the next in line reads it there.
         if let Some(guard) = guard {
@@ -458,88 +383,28 @@ impl TokenKeeper {
         result
     }
 
-    /// Reads the ledger, and holds what it has if that is better than ours. The token, if it is good enough to end the
-    /// flight; else the generation seen.
-    async fn look(&self) -> (Option<i64>, Option<Token>) {
-        let (held_generation, held_value) = {
-            let state = self.state();
-            let held = state.held.as_ref();
-            (
-                held.map(|held| held.ledger_generation),
-                held.map(|held| Arc::clone(&held.token.value)),
-            )
+    /// Reads the ledger, and holds what lies there if it is newer than ours.
+    ///
+    /// # Errors
+    /// There is nothing that would end the flight; with the ledger's generation, if that could be read.
+    async fn look(&self) -> Result<Token, Option<i64>> {
+        let theirs = match self.shelf.load().await {
+            Seen::Nothing => return Err(None),
+            Seen::Useless(generation) => return Err(Some(generation)),
+            Seen::Living(theirs) => theirs,
         };
-        match self.load().await {
-            Seen::Nothing => (None, None),
-            Seen::Useless(generation) => (Some(generation), None),
-            Seen::Newer(candidate) => {
-                let generation = candidate.ledger_generation;
-                let old = held_generation.is_some_and(|held| generation <= held);
-                let same = held_value
-                    .is_some_and(|held| held.expose_secret() == candidate.value.expose_secret());
-                if old || same {
-                    return (Some(generation), None);
-                }
-                let mut state = self.state();
-                let token = self.adopt_loaded(&mut state, candidate);
-                let now = self.clock.tick();
-                let sound = state
-                    .held
-                    .as_ref()
-                    .is_some_and(|held| held.serves(now, held.doubtful_at));
-                (Some(generation), sound.then_some(token))
+        let seen = Some(theirs.ledger_generation);
+        let mut state = self.state();
+        if let Some(held) = &state.held {
+            let same = held.token.expose() == theirs.value.expose_secret();
+            if same || theirs.ledger_generation <= held.ledger_generation {
+                return Err(seen);
             }
         }
-    }
-
-    async fn load(&self) -> Seen {
-        let Some(store) = &self.store else {
-            return Seen::Nothing;
-        };
-        let row = match timeout(self.options.store_timeout, store.load(&self.name)).await {
-            Ok(Ok(row)) => row,
-            Ok(Err(error)) => {
-                tracing::warn!(
-                    token = self.name,
-                    error = &*error as &dyn std::error::Error,
-                    "the ledger's token could not be read"
-                );
-                return Seen::Nothing;
-            }
-            Err(_) => {
-                tracing::warn!(
-                    token = self.name,
-                    "the ledger's token could not be read in time"
-                );
-                return Seen::Nothing;
-            }
-        };
-        let Some(row) = row else {
-            return Seen::Useless(0);
-        };
-        let StoredToken {
-            generation,
-            ciphertext,
-            expires_at,
-            issued_at,
-        } = row;
-        if expires_at <= self.clock.now() {
-            return Seen::Useless(generation);
-        }
-        let Some(value) = self.key.open(&self.name, generation, &ciphertext) else {
-            tracing::warn!(
-                token = self.name,
-                generation,
-                "the ledger's token was sealed under another key; it will be replaced"
-            );
-            return Seen::Useless(generation);
-        };
-        Seen::Newer(Candidate {
-            value,
-            ledger_generation: generation,
-            issued_at,
-            expires_at,
-        })
+        let token = self.hold_loaded(&mut state, theirs);
+        let now = self.clock.tick();
+        let sound = state.held.as_ref().is_some_and(|held| held.is_sound(now));
+        sound.then_some(token).ok_or(seen)
     }
 
     /// Whether a fetch now would be because of a `401`.
@@ -550,13 +415,7 @@ impl TokenKeeper {
         let mut state = self.state();
         let now = self.clock.tick();
         let window = self.options.storm_window;
-        while state
-            .forced
-            .front()
-            .is_some_and(|fetched| now.since(*fetched) >= window)
-        {
-            state.forced.pop_front();
-        }
+        state.forced.retain(|fetched| now.since(*fetched) < window);
         let forced = state.held.as_ref().is_some_and(|held| held.refused);
         if !forced || state.forced.len() < self.options.forced_count_max {
             return Ok(forced);
@@ -569,227 +428,86 @@ impl TokenKeeper {
                 "new access tokens keep being refused: no more are fetched for now"
             );
         }
-        Err(TokenError::RefreshStorm {
-            retry_after: self.calm_after(&state, now),
-        })
+        Err(self.storm(&state, now))
     }
 
-    fn calm_after(&self, state: &State, now: Tick) -> Duration {
-        state.forced.front().map_or(Duration::ZERO, |first| {
-            (*first + self.options.storm_window).since(now)
-        })
+    fn storm(&self, state: &State, now: Tick) -> TokenError {
+        let first = state.forced.front().copied().unwrap_or(now);
+        TokenError::RefreshStorm {
+            retry_after: (first + self.options.storm_window).since(now),
+        }
     }
 
     async fn fetch(&self, seen: Option<i64>) -> Result<Token, TokenError> {
         // Asked again, because a `401` may have come while the lock was waited for.
         let forced = self.is_forced()?;
-        // The life counts from before the question: the answer's way back is not part of it.
+        // The life counts from before the question: the answer's way back is part of it.
         let (asked, asked_at) = (self.clock.tick(), self.clock.now());
         let question = timeout(self.options.fetch_timeout, self.source.fetch());
         let FetchedToken { value, expires_in } = question.await.unwrap_or_else(|_| {
             let detail = format!("no answer within {:?}", self.options.fetch_timeout);
             Err(TokenError::Unreachable { detail })
         })?;
-        if value.expose_secret().is_empty() {
-            return Err(TokenError::Unusable {
-                detail: "the token is empty".to_owned(),
-            });
-        }
-        if expires_in < Duration::from_secs(1) {
-            return Err(TokenError::Unusable {
-                detail: format!("it expires in {expires_in:?}"),
-            });
+        if value.expose_secret().is_empty() || expires_in < LIFE_MIN {
+            let detail = format!("an empty token, or one that expires in {expires_in:?}");
+            return Err(TokenError::Unusable { detail });
         }
         let life = expires_in.min(LIFE_MAX);
-        let candidate = Candidate {
-            value,
-            ledger_generation: self.held_generation(),
-            issued_at: self.clock.now(),
-            expires_at: asked_at + life,
-        };
-        {
+        let held_generation = {
             let mut state = self.state();
             state.counts.fetches += 1;
             if forced {
                 state.forced.push_back(self.clock.tick());
             }
-        }
-        let saved = self.save(&candidate, seen).await;
-        let mut state = self.state();
-        match saved {
-            Saved::Overtaken(theirs) => Ok(self.adopt_loaded(&mut state, theirs)),
-            Saved::As(_) | Saved::Not => {
-                let generation = if let Saved::As(generation) = saved {
-                    Some(generation)
-                } else {
-                    None
-                };
-                let part = drawn(self.options.refresh_at.clone());
-                let times = Times {
-                    refresh_at: asked + life.mul_f64(part),
-                    doubtful_at: asked + life,
-                    end: asked + life,
-                };
-                tracing::info!(
-                    token = self.name,
-                    ledger_generation = generation,
-                    expires_in = life.as_secs(),
-                    "a new access token"
-                );
-                Ok(self.adopt(&mut state, candidate, generation, times))
-            }
-        }
-    }
-
-    /// Puts a fetched token into the ledger; `seen` is the generation to replace, if it is known.
-    async fn save(&self, candidate: &Candidate, mut seen: Option<i64>) -> Saved {
-        let Some(store) = &self.store else {
-            return Saved::Not;
+            state.held.as_ref().map_or(0, |held| held.ledger_generation)
         };
-        for _ in 0..SAVE_COUNT_MAX {
-            let expected = match seen {
-                Some(expected) => expected,
-                None => match self.load().await {
-                    Seen::Nothing => return Saved::Not,
-                    Seen::Useless(generation) => generation,
-                    // An earlier attempt, whose acknowledgement was lost.
-                    Seen::Newer(theirs)
-                        if theirs.value.expose_secret() == candidate.value.expose_secret() =>
-                    {
-                        return Saved::As(theirs.ledger_generation);
-                    }
-                    // Two replicas fetched at once. Where a new token kills the old one, the later is the living one;
-                    // issue times are two wall clocks, and if they mislead, one `401` more puts it right.
-                    Seen::Newer(theirs) if theirs.issued_at >= candidate.issued_at => {
-                        return Saved::Overtaken(theirs);
-                    }
-                    Seen::Newer(theirs) => theirs.ledger_generation,
-                },
-            };
-            let generation = expected.max(candidate.ledger_generation).saturating_add(1);
-            let row = StoredToken {
-                generation,
-                ciphertext: self.key.seal(&self.name, generation, &candidate.value),
-                expires_at: candidate.expires_at,
-                issued_at: candidate.issued_at,
-            };
-            match timeout(
-                self.options.store_timeout,
-                store.store_if(&self.name, expected, &row),
-            )
-            .await
-            {
-                Ok(Ok(true)) => return Saved::As(generation),
-                Ok(Ok(false)) => seen = None,
-                Ok(Err(error)) => {
-                    tracing::warn!(
-                        token = self.name,
-                        error = &*error as &dyn std::error::Error,
-                        "the token is not in the ledger yet"
-                    );
-                    return Saved::Not;
-                }
-                Err(_) => {
-                    tracing::warn!(
-                        token = self.name,
-                        "the ledger did not take the token in time"
-                    );
-                    return Saved::Not;
-                }
-            }
-        }
-        Saved::Not
-    }
-
-    fn held_generation(&self) -> i64 {
-        self.state()
-            .held
-            .as_ref()
-            .map_or(0, |held| held.ledger_generation)
-    }
-
-    /// A token of another replica: its end is that machine's wall clock, turned into a tick of ours here, once.
-    fn adopt_loaded(&self, state: &mut State, candidate: Candidate) -> Token {
-        let now = self.clock.tick();
-        let life = candidate
-            .expires_at
-            .since(candidate.issued_at)
-            .min(LIFE_MAX);
-        let left = candidate.expires_at.since(self.clock.now()).min(life);
-        let part = drawn(self.options.refresh_at.clone());
-        let skew = self.options.skew_max.min(life / 10);
-        let times = Times {
-            refresh_at: now + left.saturating_sub(life.mul_f64(1.0 - part)),
-            doubtful_at: now + left.saturating_sub(skew),
-            end: now + left,
+        let bearer = Bearer {
+            value,
+            ledger_generation: seen.unwrap_or(0).max(held_generation),
+            issued_at: self.clock.now(),
+            expires_at: asked_at + life,
         };
-        let generation = candidate.ledger_generation;
+        let saved_as = match self.shelf.save(&bearer, seen).await {
+            Saved::As(generation) => Some(generation),
+            Saved::Overtaken(theirs) => return Ok(self.hold_loaded(&mut self.state(), theirs)),
+            Saved::Not => None,
+        };
         tracing::info!(
             token = self.name,
-            ledger_generation = generation,
-            "an access token from the ledger"
+            ledger_generation = saved_as,
+            expires_in = life.as_secs(),
+            "a new access token"
         );
-        self.adopt(state, candidate, Some(generation), times)
+        let mut state = self.state();
+        let number = state.counts.tokens + 1;
+        let mut held = Held::fetched(number, bearer, saved_as, asked, life, &self.options);
+        held.save_at = self.clock.tick() + self.options.pause_max;
+        Ok(self.hold(&mut state, held))
     }
 
-    fn adopt(
-        &self,
-        state: &mut State,
-        candidate: Candidate,
-        saved_as: Option<i64>,
-        times: Times,
-    ) -> Token {
-        state.counts.tokens += 1;
-        let token = Token {
-            value: Arc::new(candidate.value),
-            generation: state.counts.tokens,
-        };
-        state.held = Some(Held {
-            token: token.clone(),
-            ledger_generation: saved_as.unwrap_or(candidate.ledger_generation),
-            saved: saved_as.is_some(),
-            save_at: self.clock.tick() + self.options.pause_max,
-            issued_at: candidate.issued_at,
-            expires_at: candidate.expires_at,
-            refresh_at: times.refresh_at,
-            doubtful_at: times.doubtful_at,
-            end: times.end,
-            refused: false,
-        });
+    fn hold_loaded(&self, state: &mut State, theirs: Bearer) -> Token {
+        tracing::info!(
+            token = self.name,
+            ledger_generation = theirs.ledger_generation,
+            "an access token from the ledger"
+        );
+        let number = state.counts.tokens + 1;
+        let held = Held::loaded(number, theirs, &*self.clock, &self.options);
+        self.hold(state, held)
+    }
+
+    fn hold(&self, state: &mut State, held: Held) -> Token {
+        state.counts.tokens = held.token.generation;
+        let token = held.token.clone();
+        state.held = Some(held);
         self.changed.notify_one();
         token
     }
 }
 
-/// A part of the whole from `range`; its start if it is empty.
-fn drawn(range: Range<f64>) -> f64 {
-    let part = if range.is_empty() {
-        range.start
-    } else {
-        rand::rng().random_range(range)
-    };
-    part.clamp(0.0, 1.0)
-}
-
-#[derive(Clone, Copy)]
-struct Times {
-    refresh_at: Tick,
-    doubtful_at: Tick,
-    end: Tick,
-}
-
-impl Held {
-    fn serves(&self, now: Tick, until: Tick) -> bool {
-        !self.refused && now < until
-    }
-
-    fn as_candidate(&self) -> Candidate {
-        Candidate {
-            value: SecretString::clone(&self.token.value),
-            ledger_generation: self.ledger_generation,
-            issued_at: self.issued_at,
-            expires_at: self.expires_at,
-        }
+impl State {
+    fn seconds_left(&self, now: Tick) -> u64 {
+        self.held.as_ref().map_or(0, |held| held.seconds_left(now))
     }
 }
 
