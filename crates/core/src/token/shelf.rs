@@ -180,3 +180,87 @@ impl Shelf {
         Saved::Not
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::Ledger;
+    use super::*;
+    use crate::clock::SimulatedClock;
+
+    fn bearer(value: &str, seen: i64, issued: i64) -> Bearer {
+        Bearer {
+            value: value.into(),
+            ledger_generation: seen,
+            issued_at: Timestamp::from_seconds(issued),
+            expires_at: Timestamp::from_seconds(10_000),
+        }
+    }
+
+    fn shelf() -> Shelf {
+        let store: Arc<dyn TokenStore> = Arc::new(Ledger::default());
+        let key = TokenKey::derive(&[7; 32]).expect("long enough");
+        let clock = Arc::new(SimulatedClock::new(Timestamp::from_seconds(0)));
+        Shelf::new("acme-us", Some(store), key, clock, Duration::from_secs(2))
+    }
+
+    async fn lies_there(shelf: &Shelf) -> (i64, String) {
+        let Seen::Living(bearer) = shelf.load().await else {
+            panic!("a token lies there")
+        };
+        (
+            bearer.ledger_generation,
+            bearer.value.expose_secret().to_owned(),
+        )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_two_fetched_at_once_the_later_issued_stays() {
+        let shelf = shelf();
+        assert!(matches!(
+            shelf.save(&bearer("first", 0, 100), Some(0)).await,
+            Saved::As(1)
+        ));
+        // Both had seen generation 1 when they asked.
+        assert!(matches!(
+            shelf.save(&bearer("late", 1, 202), Some(1)).await,
+            Saved::As(2)
+        ));
+        let saved = shelf.save(&bearer("early", 1, 201), Some(1)).await;
+        assert!(
+            matches!(saved, Saved::Overtaken(theirs) if theirs.value.expose_secret() == "late")
+        );
+        assert!(matches!(
+            shelf.save(&bearer("later", 1, 203), Some(1)).await,
+            Saved::As(3)
+        ));
+        assert_eq!(lies_there(&shelf).await, (3, "later".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_known_before_the_fetch_never_wins_though_its_clock_was_ahead() {
+        let shelf = shelf();
+        assert!(matches!(
+            shelf.save(&bearer("refused", 0, 5000), Some(0)).await,
+            Saved::As(1)
+        ));
+        // The look before the fetch failed, so the row's generation is known from memory only.
+        assert!(matches!(
+            shelf.save(&bearer("new", 1, 100), None).await,
+            Saved::As(2)
+        ));
+        assert_eq!(lies_there(&shelf).await, (2, "new".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn generations_go_on_where_memory_is_ahead_of_a_restored_ledger() {
+        let shelf = shelf();
+        assert!(matches!(
+            shelf.save(&bearer("restored", 0, 100), Some(0)).await,
+            Saved::As(1)
+        ));
+        assert!(matches!(
+            shelf.save(&bearer("new", 7, 200), Some(1)).await,
+            Saved::As(8)
+        ));
+    }
+}

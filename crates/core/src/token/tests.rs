@@ -32,6 +32,7 @@ struct Upstream {
     issued: AtomicUsize,
     honoured: Mutex<String>,
     life: Mutex<Duration>,
+    latency: Mutex<Duration>,
     gate: Semaphore,
 }
 
@@ -42,6 +43,10 @@ impl Upstream {
 
     fn down(&self) {
         self.set(Endpoint::Fails(unreachable_endpoint()));
+    }
+
+    fn slow(&self) {
+        *self.latency.lock().expect("no panic holds it") = Duration::from_millis(300);
     }
 
     /// The next fetches wait until [`Self::open`].
@@ -72,6 +77,8 @@ impl TokenSource for Upstream {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let passage = self.gate.acquire().await.expect("never closed for good");
         drop(passage);
+        let latency = *self.latency.lock().expect("no panic holds it");
+        sleep(latency).await;
         let endpoint = self.endpoint.lock().expect("no panic holds it").clone();
         match endpoint {
             Endpoint::Fails(error) => return Err(error),
@@ -94,7 +101,7 @@ impl TokenSource for Upstream {
 }
 
 #[derive(Debug, Default)]
-struct Ledger {
+pub(super) struct Ledger {
     row: Mutex<Option<StoredToken>>,
     away: AtomicBool,
     loses_acknowledgements: AtomicBool,
@@ -171,6 +178,7 @@ impl World {
             issued: AtomicUsize::new(0),
             honoured: Mutex::default(),
             life: Mutex::new(LIFE),
+            latency: Mutex::default(),
             gate: Semaphore::new(0),
         };
         upstream.open();

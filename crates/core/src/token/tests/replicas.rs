@@ -26,7 +26,8 @@ async fn replicas_share_one_token_and_do_not_fight_over_it() {
         assert_eq!(world.upstream.asked(), before + 1);
         sleep(Duration::from_secs(61)).await;
     }
-    // Both notice at once.
+    // Both notice at once, and the one waits while the other fetches.
+    world.upstream.slow();
     let before = world.upstream.asked();
     world.upstream.kill_all();
     let (first, second) = tokio::join!(world.call(&one), world.call(&other));
@@ -56,6 +57,7 @@ async fn a_refresh_in_time_by_one_replica_costs_the_other_no_fetch() {
 #[tokio::test(start_paused = true)]
 async fn without_the_lock_replicas_that_fetch_at_once_still_come_to_agree() {
     let world = World::without_lock();
+    world.upstream.slow();
     let (one, other) = (world.keeper(), world.keeper());
     let _ = tokio::join!(one.current(), other.current());
     for _ in 0..20 {
@@ -94,13 +96,41 @@ async fn a_token_of_the_ledger_near_its_end_serves_only_if_there_is_no_other() {
     sleep(Duration::from_secs(970)).await;
     world.upstream.down();
     let restarted = world.keeper();
-    let token = restarted.current().await.expect("the old one to its end");
-    let asked = world.upstream.asked();
+    let token = restarted.current().await.expect("the old one, to its end");
+    assert_eq!(token.expose(), "canary-1");
     world.upstream.set(Endpoint::Up);
-    sleep(Duration::from_secs(10)).await;
-    let newer = restarted.current().await.expect("a token");
-    assert_ne!(newer.expose(), token.expose());
-    assert!(world.upstream.asked() > asked);
+    let another = world.keeper();
+    let token = another.current().await.expect("a token");
+    assert_eq!(
+        token.expose(),
+        "canary-2",
+        "clocks may differ by more than what is left"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_replica_finds_the_luckier_ones_token_even_in_its_own_pause() {
+    let world = World::new();
+    let unlucky = world.keeper();
+    assert!(world.call(&unlucky).await);
+    let refusal = TokenError::Refused {
+        detail: "400".to_owned(),
+    };
+    world.upstream.set(Endpoint::Fails(refusal));
+    sleep(Duration::from_secs(905)).await;
+    assert!(
+        unlucky.health().failures > 0,
+        "its refresh in time has failed"
+    );
+    world.upstream.set(Endpoint::Up);
+    let lucky = world.keeper();
+    assert!(world.call(&lucky).await);
+    while lucky.health().fetches == 0 {
+        tokio::task::yield_now().await; // It took the ledger's token, and refreshes it as it is old.
+    }
+    let before = world.upstream.asked();
+    assert!(world.call(&unlucky).await);
+    assert_eq!(world.upstream.asked(), before);
 }
 
 #[tokio::test(start_paused = true)]
