@@ -109,6 +109,10 @@ pub struct Customer {
 }
 
 /// How one verb behaves at one processor account.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "four independent facts about one verb"
+)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     pub supported: bool,

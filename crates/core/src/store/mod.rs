@@ -96,7 +96,7 @@ pub trait Store: Send + Sync + fmt::Debug {
         epoch: i64,
         owner: ReplicaId,
     ) -> Result<Option<Operation>, StoreError>;
-    /// Writes the reversal's own record (one per operation), reserves what remains of an approved payment, and raises the
+    /// Writes the reversal's own record (one per operation; never due and never adopted itself: what it reverses drives it), reserves what remains of an approved payment, and raises the
     /// epoch of the reversed operation. If the record exists, updates its form while nothing of another form was sent
     /// that may not be sent with this one.
     async fn begin_reversal(&self, wanted: &ReversalIntent) -> Result<ReversalBegun, StoreError>;
@@ -147,7 +147,7 @@ pub enum StoreError {
 }
 
 /// Everything commit 1 writes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Intent {
     /// Made here, before the write: a lost acknowledgement is asked again by it.
     pub operation: OperationId,
@@ -163,7 +163,7 @@ pub struct Intent {
     /// What the row stores.
     pub fingerprint: StoredFingerprint,
     /// The request itself, to compare with the fingerprint of whoever holds the key.
-    pub form: CanonicalForm,
+    pub form: Arc<CanonicalForm>,
     pub keys: Arc<FingerprintKeys>,
     pub order_reference: Option<OrderReference>,
     pub statement_descriptor: Option<StatementDescriptor>,
@@ -179,7 +179,7 @@ pub struct Intent {
     pub kind: IntentKind,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum IntentKind {
     Create {
         payment: PaymentId,

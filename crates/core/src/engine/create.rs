@@ -1,0 +1,317 @@
+//! A new payment, or a card check: admit, record, send, answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tracing::Instrument;
+
+use super::{Account, DEADLINE_SLACK, Engine, Outcome, Permit, Refusal, Shared, Wait};
+use crate::clock::Timestamp;
+use crate::connector::{Fault, NotSent, Payer, Subject, UpstreamIds};
+use crate::idempotency::CanonicalForm;
+use crate::journal::JournalError;
+use crate::key::{
+    AccountName, Client, IdempotencyKey, OrderReference, StatementDescriptor, UpstreamReference,
+};
+use crate::money::Money;
+use crate::operation::{State, Verb};
+use crate::store::{Intent, IntentKind, Operation, Recorded};
+
+/// A sale, an authorization or a verification, parsed.
+#[derive(Debug)]
+pub struct CreateRequest {
+    pub client: Client,
+    pub key: IdempotencyKey,
+    /// [`Verb::Sale`], [`Verb::Authorize`] or [`Verb::Verify`].
+    pub verb: Verb,
+    pub account: AccountName,
+    /// Zero for a verification.
+    pub amount: Money,
+    pub order_reference: Option<OrderReference>,
+    pub statement_descriptor: Option<StatementDescriptor>,
+    pub once_per_order: bool,
+    pub metadata: Option<String>,
+    pub payer: Payer,
+    pub form: CanonicalForm,
+    /// What the edge found that depends on time or configuration (an expired card): it is told for keys never seen only.
+    pub faults: Vec<Fault>,
+    /// How long the caller waits; the account's timeout and 5 s where it does not say.
+    pub wait: Option<Duration>,
+}
+
+/// What a payment's task reports first.
+#[derive(Debug)]
+pub(super) enum Begun {
+    Running(Box<Operation>),
+    Known(Box<Operation>),
+    Refused(Refusal),
+}
+
+impl Engine {
+    /// One sale, authorization or verification, under its key.
+    pub async fn create(&self, mut request: CreateRequest) -> Outcome {
+        let shared = &self.shared;
+        let account = shared.accounts.get(&request.account).cloned();
+        let wait = shared.wait(request.wait, account.as_deref());
+        let faults = std::mem::take(&mut request.faults);
+        let (intent, payer) = shared.create_intent(request, account.as_deref(), wait);
+        let admitted = match &account {
+            None => Err(Refusal::UnknownAccount),
+            Some(account) => shared.admits_create(account, &intent, &payer, faults),
+        };
+        let (account, permit) = match (account, admitted) {
+            (Some(account), Ok(permit)) => (account, permit),
+            (_, Err(refusal)) => return shared.known_or(refusal, &intent, wait.until).await,
+            (None, Ok(_)) => unreachable!("an unknown account is not admitted"),
+        };
+        let intent = Arc::new(intent);
+        let (begun, begins) = oneshot::channel();
+        // From here on the caller may leave: the task goes on, and the record tells.
+        let task = Arc::clone(shared).run_create(account, intent, payer, wait, permit, begun);
+        tokio::spawn(task.in_current_span());
+        shared.follow(begins, wait).await
+    }
+}
+
+impl Shared {
+    /// Answers from what a payment's task reports.
+    pub(super) async fn follow(
+        self: &Arc<Self>,
+        begins: oneshot::Receiver<Begun>,
+        wait: Wait,
+    ) -> Outcome {
+        // A little past the caller's wait: a task that gives up at its end must still be heard.
+        match tokio::time::timeout_at(wait.until + HEARING, begins).await {
+            Ok(Ok(Begun::Running(operation))) => {
+                let operation = self.await_end(Arc::new(*operation), wait.until).await;
+                self.answered(operation, false).await
+            }
+            Ok(Ok(Begun::Known(operation))) => self.replay(*operation, wait.until).await,
+            Ok(Ok(Begun::Refused(refusal))) => Outcome::Refused(refusal),
+            // Not acknowledged in time, or the task is gone.
+            Err(_) | Ok(Err(_)) => Outcome::Refused(Refusal::LedgerUnavailable { asked: true }),
+        }
+    }
+
+    /// What depends on time, configuration or load.
+    fn admits_create(
+        &self,
+        account: &Account,
+        intent: &Intent,
+        payer: &Payer,
+        mut faults: Vec<Fault>,
+    ) -> Result<Permit, Refusal> {
+        self.takes_new_work()?;
+        if !account.connector.capabilities(intent.verb).supported {
+            let detail = format!(
+                "account {} does not support {}",
+                account.name,
+                intent.verb.as_str()
+            );
+            return Err(Refusal::Unsupported { detail });
+        }
+        let currency = intent.amount.currency();
+        if !account.currencies.contains(&currency) {
+            faults.push(Fault {
+                pointer: "/amount/currency".to_owned(),
+                code: "currency-not-supported",
+                detail: format!("account {} does not take {}", account.name, currency.code()),
+            });
+        }
+        faults.extend(
+            account
+                .connector
+                .check(&preview(intent, self.clock.now()), Some(payer)),
+        );
+        if !faults.is_empty() {
+            return Err(Refusal::Invalid(faults));
+        }
+        self.admits(account, intent)
+    }
+
+    /// The last of the checks, since it takes a permit.
+    pub(super) fn admits(&self, account: &Account, intent: &Intent) -> Result<Permit, Refusal> {
+        if let Some(not_sent) = account.connector.refuses_now(intent.verb) {
+            return Err(Refusal::UpstreamUnavailable(not_sent));
+        }
+        self.admission
+            .try_admit(&intent.client)
+            .ok_or(Refusal::Overloaded)
+    }
+
+    async fn run_create(
+        self: Arc<Self>,
+        account: Arc<Account>,
+        intent: Arc<Intent>,
+        payer: Payer,
+        wait: Wait,
+        permit: Permit,
+        begun: oneshot::Sender<Begun>,
+    ) {
+        let mut begun = Some(begun);
+        let Some(recorded) = self.record_surely(&intent, &mut begun).await else {
+            return;
+        };
+        match recorded {
+            Recorded::New(operation) => {
+                self.send_new(&account, *operation, Some(payer), wait, begun)
+                    .await;
+            }
+            other => {
+                if let Some(begun) = begun {
+                    let _ = begun.send(not_new(other, &intent));
+                }
+            }
+        }
+        drop(permit);
+    }
+
+    /// Sends what was just recorded, unless its caller was told meanwhile that the ledger is away.
+    pub(super) async fn send_new(
+        self: &Arc<Self>,
+        account: &Account,
+        operation: Operation,
+        payer: Option<Payer>,
+        wait: Wait,
+        begun: Option<oneshot::Sender<Begun>>,
+    ) {
+        let at_work = self.waiters.at_work(operation.id);
+        if let Some(begun) = begun {
+            let _ = begun.send(Begun::Running(Box::new(operation.clone())));
+            self.send(account, operation, payer, wait).await;
+        } else {
+            // Nothing may be sent in its name any more: the key is given back.
+            let to = State::NotSent {
+                not_sent: NotSent::TooLate,
+            };
+            self.settle_surely(operation.settlement(to, "acknowledged_too_late", &[], None))
+                .await;
+        }
+        drop(at_work);
+    }
+
+    /// Records, asking again after a lost acknowledgement until the ledger tells. At the first failure the caller is
+    /// answered, and `begun` is gone: it repeats with the same key.
+    pub(super) async fn record_surely(
+        &self,
+        intent: &Arc<Intent>,
+        begun: &mut Option<oneshot::Sender<Begun>>,
+    ) -> Option<Recorded> {
+        let mut pause = Duration::from_millis(20);
+        loop {
+            let error = match self.journal.record(Arc::clone(intent)).await {
+                Ok(recorded) => return Some(recorded),
+                Err(error) => error,
+            };
+            let may_be_written = matches!(error, JournalError::Unavailable(_));
+            if !may_be_written {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "an intent was not recorded"
+                );
+            }
+            if let Some(begun) = begun.take() {
+                let _ = begun.send(Begun::Refused(error.into()));
+            }
+            if !may_be_written {
+                return None;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(super::PAUSE_MAX);
+        }
+    }
+
+    fn create_intent(
+        &self,
+        request: CreateRequest,
+        account: Option<&Account>,
+        wait: Wait,
+    ) -> (Intent, Payer) {
+        let kind = if request.verb == Verb::Verify {
+            IntentKind::Verification
+        } else {
+            IntentKind::Create {
+                payment: self.new_payment_id(),
+                once_per_order: request.once_per_order,
+                metadata: request.metadata,
+            }
+        };
+        let intent = Intent {
+            operation: self.new_operation_id(),
+            claim: Self::new_claim(),
+            verb: request.verb,
+            account: request.account,
+            endpoint: account
+                .map(|account| account.endpoint.clone())
+                .unwrap_or_default(),
+            amount: request.amount,
+            reference: UpstreamReference::derive(&self.keys, &request.client, &request.key),
+            fingerprint: request.form.fingerprint(&self.keys),
+            form: Arc::new(request.form),
+            keys: Arc::clone(&self.keys),
+            order_reference: request.order_reference,
+            statement_descriptor: request.statement_descriptor,
+            owner: self.liveness.replica(),
+            send_within: wait.length,
+            deadline_after: account
+                .map_or(Duration::ZERO, |account| account.timeout + DEADLINE_SLACK),
+            late_arrival_horizon: account
+                .map_or(Duration::ZERO, |account| account.late_arrival_horizon),
+            holds_while_unknown: false,
+            client: request.client,
+            key: request.key,
+            kind,
+        };
+        (intent, request.payer)
+    }
+}
+
+/// What an intent that is not ours to send comes to.
+pub(super) fn not_new(recorded: Recorded, intent: &Intent) -> Begun {
+    Begun::Refused(match recorded {
+        Recorded::New(operation) => return Begun::Running(operation),
+        Recorded::Known(operation) if answers(&operation, intent) => {
+            return Begun::Known(operation);
+        }
+        Recorded::Known(_) | Recorded::Reused(_) => Refusal::KeyReused,
+        Recorded::PossibleDuplicate {
+            operation, payment, ..
+        } => Refusal::PossibleDuplicate { operation, payment },
+        Recorded::NoPayment => Refusal::NoPayment,
+        Recorded::Busy { with } => Refusal::PaymentBusy { with },
+        Recorded::OverLimit { available } => Refusal::OverLimit {
+            available: Money::new(available.max(0), intent.amount.currency())
+                .expect("not negative: what is left of a total"),
+        },
+        Recorded::Stale => Refusal::PaymentBusy { with: None },
+    })
+}
+
+/// Whether a request is answered from this record. A cancelled key has one answer, whatever the request: the tombstone of
+/// a key never seen knows none.
+pub(super) fn answers(operation: &Operation, intent: &Intent) -> bool {
+    operation.cancel_requested_at.is_some() || intent.is_same_request_as(operation)
+}
+
+/// How long past the caller's wait its task's report is awaited.
+const HEARING: Duration = Duration::from_millis(250);
+
+/// The operation as it would be recorded, for checks that need no record.
+fn preview(intent: &Intent, now: Timestamp) -> Subject {
+    Subject {
+        operation: intent.operation,
+        verb: intent.verb,
+        account: intent.account.clone(),
+        endpoint: intent.endpoint.clone(),
+        reference: intent.reference.clone(),
+        amount: intent.amount,
+        order_reference: intent.order_reference.clone(),
+        statement_descriptor: intent.statement_descriptor.clone(),
+        parent: UpstreamIds::default(),
+        parent_reference: None,
+        prepared: None,
+        sends: 0,
+        recorded_at: now,
+    }
+}

@@ -1,0 +1,434 @@
+//! A capture, void or refund: find the payment free, prepare, record against the version that was read, send, answer.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tracing::Instrument;
+
+use super::create::{Begun, answers, not_new};
+use super::{Account, DEADLINE_SLACK, Engine, Outcome, Permission, Permit, Refusal, Shared, Wait};
+use crate::connector::{Capabilities, LookedUp, PrepareError, Prepared, Subject};
+use crate::idempotency::CanonicalForm;
+use crate::key::{Client, IdempotencyKey, PaymentId, UpstreamReference};
+use crate::lock::Acquired;
+use crate::money::Money;
+use crate::operation::{Reserved, StateName, Verb};
+use crate::payment::{Payment, PaymentStatus};
+use crate::store::{Intent, IntentKind, Recorded};
+
+/// A capture, void or refund, parsed.
+pub struct FollowUpRequest {
+    pub client: Client,
+    pub key: IdempotencyKey,
+    /// [`Verb::Capture`], [`Verb::Void`] or [`Verb::Refund`].
+    pub verb: Verb,
+    pub payment: PaymentId,
+    /// Minor units in the payment's currency; a void takes none.
+    pub amount: Option<i64>,
+    /// What the caller's claims allow, asked with the payment's account and the amount.
+    pub permission: Permission,
+    pub form: CanonicalForm,
+    pub wait: Option<Duration>,
+}
+
+impl fmt::Debug for FollowUpRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "FollowUpRequest({} of {})",
+            self.verb.as_str(),
+            self.payment
+        )
+    }
+}
+
+/// What one follow-up wants of its payment, as that stands now.
+#[derive(Clone, Copy, Debug)]
+struct Want {
+    amount: Money,
+    reserve: Reserved,
+}
+
+impl Engine {
+    /// One capture, void or refund, under its key.
+    pub async fn follow_up(&self, request: FollowUpRequest) -> Outcome {
+        let shared = &self.shared;
+        let payment = match shared.store.payment(request.payment).await {
+            Ok(Some(payment)) => payment,
+            Ok(None) => return shared.no_payment(&request).await,
+            Err(_) => return Outcome::Refused(Refusal::LedgerUnavailable { asked: false }),
+        };
+        let amount = match request.amount {
+            Some(minor) => minor,
+            None => whole(&payment),
+        };
+        let Ok(amount) = Money::new(amount, payment.currency) else {
+            return Outcome::Refused(Refusal::NoPayment);
+        };
+        if let Err(detail) = (request.permission)(&payment.account, amount) {
+            return Outcome::Refused(Refusal::Forbidden { detail });
+        }
+        let account = shared.accounts.get(&payment.account).cloned();
+        let wait = shared.wait(request.wait, account.as_deref());
+        let verb = request.verb;
+        let intent = shared.follow_up_intent(request, &payment, amount, account.as_deref(), wait);
+        // A key that is known answers first: the payment may have become full, settled or void by this very operation.
+        match shared
+            .store
+            .operation_by_key(&intent.client, &intent.key)
+            .await
+        {
+            Ok(Some(known)) if known.state.name() != StateName::NotSent => {
+                return if answers(&known, &intent) {
+                    shared.replay(known, wait.until).await
+                } else {
+                    Outcome::Refused(Refusal::KeyReused)
+                };
+            }
+            Ok(_) => {}
+            Err(_) => return Outcome::Refused(Refusal::LedgerUnavailable { asked: false }),
+        }
+        let Some(account) = account else {
+            return Outcome::Refused(Refusal::UnknownAccount);
+        };
+        if let Err(refusal) = shared.takes_new_work() {
+            return Outcome::Refused(refusal);
+        }
+        let capabilities = account.connector.capabilities(verb);
+        if !capabilities.supported {
+            let detail = format!(
+                "account {} does not support {}",
+                account.name,
+                verb.as_str()
+            );
+            return Outcome::Refused(Refusal::Unsupported { detail });
+        }
+        let permit = match shared.admits(&account, &intent) {
+            Ok(permit) => permit,
+            Err(refusal) => return Outcome::Refused(refusal),
+        };
+        let (begun, begins) = oneshot::channel();
+        let task =
+            Arc::clone(shared).run_follow_up(account, capabilities, intent, wait, permit, begun);
+        tokio::spawn(task.in_current_span());
+        shared.follow(begins, wait).await
+    }
+}
+
+/// What a void takes back: everything that stands.
+fn whole(payment: &Payment) -> i64 {
+    if payment.captured > 0 {
+        payment.captured - payment.refunded
+    } else {
+        payment.authorized
+    }
+}
+
+impl Shared {
+    async fn no_payment(&self, request: &FollowUpRequest) -> Outcome {
+        match self
+            .store
+            .operation_by_key(&request.client, &request.key)
+            .await
+        {
+            Ok(Some(known)) if known.state.name() != StateName::NotSent => {
+                Outcome::Refused(Refusal::KeyReused)
+            }
+            Ok(_) => Outcome::Refused(Refusal::NoPayment),
+            Err(_) => Outcome::Refused(Refusal::LedgerUnavailable { asked: false }),
+        }
+    }
+
+    /// Takes its turn, then prepares and records until the record fits the payment that was read. Owns the permit.
+    async fn run_follow_up(
+        self: Arc<Self>,
+        account: Arc<Account>,
+        capabilities: Capabilities,
+        intent: Intent,
+        wait: Wait,
+        permit: Permit,
+        begun: oneshot::Sender<Begun>,
+    ) {
+        let mut begun = Some(begun);
+        let payment = intent.payment().expect("a follow-up names its payment");
+        // Longer than the work it covers: a lease that ends early only costs a wait that the ledger decides.
+        let lease = account.timeout + DEADLINE_SLACK + wait.length;
+        let turn = self
+            .lock
+            .acquire(
+                &format!("payment:{payment}"),
+                lease,
+                wait.left(&*self.clock),
+            )
+            .await;
+        if matches!(turn, Acquired::Busy) {
+            refuse(&mut begun, Refusal::PaymentBusy { with: None });
+            return;
+        }
+        let turn = turn.guard();
+        let refusal = self
+            .try_follow_up(&account, capabilities, intent, wait, &mut begun)
+            .await;
+        if let Err(refusal) = refusal {
+            refuse(&mut begun, refusal);
+        }
+        if let Some(turn) = turn {
+            turn.release().await;
+        }
+        drop(permit);
+    }
+
+    async fn try_follow_up(
+        self: &Arc<Self>,
+        account: &Arc<Account>,
+        capabilities: Capabilities,
+        intent: Intent,
+        wait: Wait,
+        begun: &mut Option<oneshot::Sender<Begun>>,
+    ) -> Result<(), Refusal> {
+        let id = intent.payment().expect("a follow-up names its payment");
+        loop {
+            let payment = match self.store.payment(id).await {
+                Ok(Some(payment)) => payment,
+                Ok(None) => return Err(Refusal::NoPayment),
+                Err(_) => return Err(Refusal::LedgerUnavailable { asked: false }),
+            };
+            let want = wanted(&payment, intent.verb, intent.amount, capabilities)?;
+            if is_busy(&payment, want) {
+                self.wait_for_turn(wait, payment.busy_with).await?;
+                continue;
+            }
+            let prepared = if capabilities.prepares {
+                let subject = subject_of(&intent, &payment, want.amount);
+                Some(
+                    account
+                        .connector
+                        .prepare(&subject)
+                        .await
+                        .map_err(refused_to_prepare)?,
+                )
+            } else {
+                None
+            };
+            let fresh = Arc::new(Intent {
+                amount: want.amount,
+                send_within: wait.left(&*self.clock),
+                kind: IntentKind::FollowUp {
+                    payment: id,
+                    version: payment.version,
+                    reserve: want.reserve,
+                    prepared,
+                },
+                ..intent.clone()
+            });
+            let wait = Wait {
+                since: self.clock.tick(),
+                ..wait
+            };
+            let Some(recorded) = self.record_surely(&fresh, begun).await else {
+                return Ok(());
+            };
+            match recorded {
+                Recorded::New(operation) => {
+                    let begun = begun.take();
+                    self.send_new(account, *operation, None, wait, begun).await;
+                    return Ok(());
+                }
+                Recorded::Stale => {}
+                Recorded::Busy { with } => self.wait_for_turn(wait, with).await?,
+                other => {
+                    if let Some(begun) = begun.take() {
+                        let _ = begun.send(not_new(other, &fresh));
+                    }
+                    return Ok(());
+                }
+            }
+            if begun.is_none() {
+                return Ok(()); // Its caller was told that the ledger is away, and nothing is recorded.
+            }
+        }
+    }
+
+    /// A short, jittered pause, or `PaymentBusy` when the caller's wait is over.
+    async fn wait_for_turn(
+        &self,
+        wait: Wait,
+        with: Option<crate::key::OperationId>,
+    ) -> Result<(), Refusal> {
+        let pause = Duration::from_millis(rand::random_range(10..=50));
+        if wait.left(&*self.clock) <= pause {
+            return Err(Refusal::PaymentBusy { with });
+        }
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+
+    fn follow_up_intent(
+        &self,
+        request: FollowUpRequest,
+        payment: &Payment,
+        amount: Money,
+        account: Option<&Account>,
+        wait: Wait,
+    ) -> Intent {
+        let capabilities = account.map(|account| account.connector.capabilities(request.verb));
+        Intent {
+            operation: self.new_operation_id(),
+            claim: Self::new_claim(),
+            verb: request.verb,
+            account: payment.account.clone(),
+            endpoint: payment.endpoint.clone(),
+            amount,
+            reference: UpstreamReference::derive(&self.keys, &request.client, &request.key),
+            fingerprint: request.form.fingerprint(&self.keys),
+            form: Arc::new(request.form),
+            keys: Arc::clone(&self.keys),
+            order_reference: payment.order_reference.clone(),
+            statement_descriptor: None,
+            owner: self.liveness.replica(),
+            send_within: wait.length,
+            deadline_after: account
+                .map_or(Duration::ZERO, |account| account.timeout + DEADLINE_SLACK),
+            late_arrival_horizon: account
+                .map_or(Duration::ZERO, |account| account.late_arrival_horizon),
+            holds_while_unknown: capabilities.is_some_and(|of| of.looked_up == LookedUp::ByTotals),
+            client: request.client,
+            key: request.key,
+            kind: IntentKind::FollowUp {
+                payment: payment.id,
+                version: payment.version,
+                reserve: Reserved::default(),
+                prepared: None,
+            },
+        }
+    }
+}
+
+fn refuse(begun: &mut Option<oneshot::Sender<Begun>>, refusal: Refusal) {
+    if let Some(begun) = begun.take() {
+        let _ = begun.send(Begun::Refused(refusal));
+    }
+}
+
+/// What the verb takes of the payment, or why it cannot. Settled amounts decide; what is merely reserved is waited for.
+fn wanted(
+    payment: &Payment,
+    verb: Verb,
+    asked: Money,
+    capabilities: Capabilities,
+) -> Result<Want, Refusal> {
+    let state = Refusal::PaymentState {
+        status: payment.status,
+    };
+    match payment.status {
+        // The create itself is not decided yet.
+        PaymentStatus::Pending | PaymentStatus::Unknown => {
+            return Err(Refusal::PaymentBusy {
+                with: payment.busy_with,
+            });
+        }
+        PaymentStatus::Voided
+        | PaymentStatus::Declined
+        | PaymentStatus::Failed
+        | PaymentStatus::Reversed
+        | PaymentStatus::Cancelled => return Err(state),
+        PaymentStatus::Authorized
+        | PaymentStatus::Captured
+        | PaymentStatus::PartiallyRefunded
+        | PaymentStatus::Refunded => {}
+    }
+    let money = |minor: i64| {
+        Money::new(minor.max(0), payment.currency)
+            .expect("not negative: a difference of totals, at least zero")
+    };
+    let uncaptured = payment.authorized - payment.captured;
+    let unrefunded = payment.captured - payment.refunded;
+    let (available, reserve, amount) = match verb {
+        Verb::Capture => {
+            let used_up = capabilities.once_per_payment && payment.captured > 0;
+            let available = if used_up { 0 } else { uncaptured };
+            (
+                available,
+                Reserved {
+                    capture: asked.minor(),
+                    refund: 0,
+                },
+                asked,
+            )
+        }
+        Verb::Refund if payment.captured == 0 => return Err(state),
+        Verb::Refund => (
+            unrefunded,
+            Reserved {
+                capture: 0,
+                refund: asked.minor(),
+            },
+            asked,
+        ),
+        Verb::Void if payment.refunded > 0 => return Err(state),
+        Verb::Void => {
+            let amount = money(whole(payment));
+            (
+                amount.minor(),
+                Reserved {
+                    capture: uncaptured,
+                    refund: unrefunded,
+                },
+                amount,
+            )
+        }
+        Verb::Sale | Verb::Authorize | Verb::Verify | Verb::Reversal => {
+            unreachable!("BUG: {} is no follow-up", verb.as_str())
+        }
+    };
+    if amount.minor() > available {
+        return Err(Refusal::OverLimit {
+            available: money(available),
+        });
+    }
+    if !capabilities.partial && amount.minor() < available {
+        let detail = format!(
+            "this account takes a {} of the whole amount only",
+            verb.as_str()
+        );
+        return Err(Refusal::Unsupported { detail });
+    }
+    Ok(Want { amount, reserve })
+}
+
+fn is_busy(payment: &Payment, want: Want) -> bool {
+    let captures_left = payment.authorized - payment.captured - payment.capture_reserved;
+    let refunds_left = payment.captured - payment.refunded - payment.refund_reserved;
+    payment.busy_with.is_some()
+        || want.reserve.capture > captures_left
+        || want.reserve.refund > refunds_left
+}
+
+fn subject_of(intent: &Intent, payment: &Payment, amount: Money) -> Subject {
+    Subject {
+        operation: intent.operation,
+        verb: intent.verb,
+        account: intent.account.clone(),
+        endpoint: intent.endpoint.clone(),
+        reference: intent.reference.clone(),
+        amount,
+        order_reference: intent.order_reference.clone(),
+        statement_descriptor: None,
+        parent: payment.upstream_ids.clone(),
+        parent_reference: Some(payment.reference.clone()),
+        prepared: None::<Prepared>,
+        sends: 0,
+        recorded_at: payment.created_at,
+    }
+}
+
+fn refused_to_prepare(error: PrepareError) -> Refusal {
+    match error {
+        PrepareError::NotSettled => Refusal::NotSettled,
+        PrepareError::AlreadySettled => Refusal::AlreadySettled,
+        PrepareError::NothingLeft { detail } => Refusal::NothingLeft { detail },
+        PrepareError::CouldNotAsk(not_sent) => Refusal::UpstreamUnavailable(not_sent),
+    }
+}

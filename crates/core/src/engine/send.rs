@@ -1,0 +1,211 @@
+//! Sending what was recorded, and writing down what came of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{Account, PAUSE_MAX, Shared, Wait};
+use crate::clock::{Clock, Tick};
+use crate::connector::{CallEvidence, NotSent, Payer, SendGate, Subject};
+use crate::liveness::Liveness;
+use crate::operation::{self, Facts, Failure, State, StateName, Verb};
+use crate::store::{Operation, Settled, Settlement};
+
+/// Asked right before the first byte.
+#[derive(Debug)]
+pub(crate) struct Gate<'a> {
+    pub(crate) liveness: &'a Liveness,
+    pub(crate) clock: &'a dyn Clock,
+    /// Before the record, or the count of this send, was written.
+    pub(crate) since: Tick,
+    pub(crate) send_by: Tick,
+    pub(crate) cancelled: Option<&'a AtomicBool>,
+}
+
+impl SendGate for Gate<'_> {
+    fn may_send(&self) -> Result<(), NotSent> {
+        if self
+            .cancelled
+            .is_some_and(|flag| flag.load(Ordering::SeqCst))
+        {
+            return Err(NotSent::CancelRequested);
+        }
+        if self.clock.tick() > self.send_by {
+            return Err(NotSent::TooLate);
+        }
+        self.liveness.vouches_since(self.since)
+    }
+}
+
+impl Operation {
+    /// As a connector sees it.
+    pub fn subject(&self) -> Subject {
+        Subject {
+            operation: self.id,
+            verb: self.verb,
+            account: self.account.clone(),
+            endpoint: self.endpoint.clone(),
+            reference: self.reference.clone(),
+            amount: self.amount,
+            order_reference: self.order_reference.clone(),
+            statement_descriptor: self.statement_descriptor.clone(),
+            parent: self.parent.clone(),
+            parent_reference: self.parent_reference.clone(),
+            prepared: self.prepared.clone(),
+            sends: self.sends,
+            recorded_at: self.recorded_at,
+        }
+    }
+
+    pub fn facts(&self) -> Facts {
+        Facts {
+            verb: self.verb,
+            amount: self.amount,
+            reserved: self.reserved,
+            holds_while_unknown: self.holds_while_unknown,
+        }
+    }
+
+    /// The settlement that moves this operation to `to`.
+    ///
+    /// # Panics
+    /// On a transition that the rules do not know: only a bug of ours asks for it, and nothing may be written then.
+    pub(crate) fn settlement(
+        &self,
+        to: State,
+        reason: &'static str,
+        evidence: &[CallEvidence],
+        check_after: Option<Duration>,
+    ) -> Settlement {
+        let from = self.state.name();
+        let effects = match operation::effects(&self.facts(), from, to.name()) {
+            Ok(effects) => effects,
+            Err(illegal) => unreachable!("BUG: {illegal} ({})", self.id),
+        };
+        Settlement {
+            operation: self.id,
+            payment: self.payment,
+            epoch: self.epoch,
+            from,
+            to,
+            effects,
+            check_after,
+            evidence: json!({ "calls": evidence }),
+            reason,
+        }
+    }
+}
+
+impl Shared {
+    /// Sends a recorded operation once and settles it. Runs in the payment's own task.
+    pub(super) async fn send(
+        self: &Arc<Self>,
+        account: &Account,
+        operation: Operation,
+        payer: Option<Payer>,
+        wait: Wait,
+    ) {
+        let cancel = self.cancel_flag(operation.id);
+        let gate = Gate {
+            liveness: &self.liveness,
+            clock: &*self.clock,
+            since: wait.since,
+            send_by: wait.send_by,
+            cancelled: Some(&cancel.flag),
+        };
+        let started = tokio::time::Instant::now();
+        let answer = account
+            .connector
+            .execute(&operation.subject(), payer.as_ref(), &gate)
+            .await;
+        drop(payer); // Wiped here: settling may take as long as the ledger is away.
+        self.metrics.upstream_call(&operation, started.elapsed());
+        let mut to = operation::after_send(
+            operation.verb,
+            operation.amount,
+            operation.sends,
+            answer.verdict,
+        );
+        if operation.verb == Verb::Verify && matches!(to, State::Unknown { .. }) {
+            to = State::Failed {
+                failure: Failure::NoAnswer,
+            }; // No money could move: nothing to resolve.
+        }
+        let check_after = match to.name() {
+            StateName::Unknown => Some(self.options.resolver.first_check()),
+            _ => None,
+        };
+        let settlement = operation.settlement(to, "answered", &answer.evidence, check_after);
+        self.settle_surely(settlement).await;
+    }
+
+    /// Writes a transition, however long the ledger is away: an answer that is held here exists nowhere else. `None` only
+    /// if the ledger refuses the row itself, which leaves the operation to its deadline.
+    pub(crate) async fn settle_surely(&self, settlement: Settlement) -> Option<Settled> {
+        let settlement = Arc::new(settlement);
+        let mut pause = Duration::from_millis(20);
+        loop {
+            match self.journal.settle(Arc::clone(&settlement)).await {
+                Ok(settled) => {
+                    self.tell(&settled, &settlement);
+                    return Some(settled);
+                }
+                Err(error @ crate::journal::JournalError::Unavailable(_)) => {
+                    tracing::debug!(
+                        error = &error as &dyn std::error::Error,
+                        payment.operation.id = %settlement.operation,
+                        "holding an answer until the ledger is back"
+                    );
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+                Err(error) => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        payment.operation.id = %settlement.operation,
+                        "the ledger refused a settlement; the operation stays as it is until its deadline"
+                    );
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn tell(&self, settled: &Settled, settlement: &Settlement) {
+        match settled {
+            Settled::Applied(operation) => {
+                self.metrics.settled(operation);
+                if operation.state.name() == StateName::Parked {
+                    tracing::error!(
+                        payment.operation.id = %operation.id,
+                        payment.account = %operation.account,
+                        amount = %operation.amount,
+                        reason = settlement.reason,
+                        "parked for a person: money at risk"
+                    );
+                }
+                if super::has_answer(operation) {
+                    self.waiters.publish(&Arc::new((**operation).clone()));
+                } else {
+                    self.resolver_wake.notify_one();
+                }
+            }
+            Settled::Stale(operation) => {
+                self.metrics.stale_settlements.inc();
+                tracing::warn!(
+                    payment.operation.id = %operation.id,
+                    epoch = settlement.epoch,
+                    epoch_now = operation.epoch,
+                    "a settlement came too late and was kept as evidence"
+                );
+                if super::has_answer(operation) {
+                    self.waiters.publish(&Arc::new((**operation).clone()));
+                } else {
+                    self.resolver_wake.notify_one();
+                }
+            }
+        }
+    }
+}
