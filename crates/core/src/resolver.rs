@@ -307,10 +307,9 @@ impl Checking<'_> {
                 Attempt::Outcome(Undone::NothingFound { conclusive }, _) => {
                     reference_is_silent = conclusive;
                 }
-                Attempt::Outcome(_, _) => reference_is_silent = false,
                 Attempt::Ended(reversal) => return self.reversed(Some(reversal), None).await,
                 // A refund went out before: only what is found can tell how it ended.
-                Attempt::AlreadySent => reference_is_silent = false,
+                Attempt::Outcome(_, _) | Attempt::AlreadySent => reference_is_silent = false,
                 Attempt::Busy => return self.again("payment_busy").await,
             }
         }

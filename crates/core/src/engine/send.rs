@@ -88,6 +88,7 @@ impl Operation {
             operation: self.id,
             payment: self.payment,
             epoch: self.epoch,
+            sends: self.sends,
             from,
             to,
             effects,
