@@ -307,7 +307,11 @@ impl Checking<'_> {
                 Attempt::Outcome(Undone::NothingFound { conclusive }, _) => {
                     reference_is_silent = conclusive;
                 }
-                Attempt::Ended(reversal) => return self.reversed(Some(reversal), None).await,
+                Attempt::Ended(reversal) if reversal.state.name() == StateName::Approved => {
+                    return self.reversed(Some(reversal), None).await;
+                }
+                // It had found nothing, and its operation was about to end for the same reason.
+                Attempt::Ended(_) => {}
                 // A refund went out before: only what is found can tell how it ended.
                 Attempt::Outcome(_, _) | Attempt::AlreadySent => reference_is_silent = false,
                 Attempt::Busy => return self.again("payment_busy").await,
@@ -391,7 +395,15 @@ impl Checking<'_> {
             Attempt::Outcome(Undone::Done { upstream_reference }, reversal) => {
                 self.reversed(Some(reversal), upstream_reference).await
             }
-            Attempt::Ended(reversal) => self.reversed(Some(reversal), None).await,
+            Attempt::Ended(reversal) if reversal.state.name() == StateName::Approved => {
+                self.reversed(Some(reversal), None).await
+            }
+            Attempt::Ended(_) => {
+                let detail =
+                    "found standing after its reversal had ended without finding it".to_owned();
+                self.park(ParkedReason::ReversalFailed { detail }, "found_after_all")
+                    .await
+            }
             Attempt::Outcome(Undone::Refused(decline), _) => {
                 let detail = decline.message;
                 self.again_or_park("reversal_refused", ParkedReason::ReversalFailed { detail })
