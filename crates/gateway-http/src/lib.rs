@@ -1,6 +1,7 @@
 //! The edge: HTTP, authentication, configuration.
 
 pub mod auth;
+pub mod config;
 pub mod extract;
 pub mod fields;
 pub mod json;
