@@ -1,1 +1,3 @@
 //! What is not the product: simulators of the processors, the local stack, end-to-end tests.
+
+pub mod stack;
