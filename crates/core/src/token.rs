@@ -14,7 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::clock::Timestamp;
+use crate::store::{Store, TokenRow};
 
 pub use keeper::{TokenHealth, TokenKeeper};
 pub use seal::{TOKEN_SECRET_BYTES_MIN, TokenKey, TokenSecretTooShort};
@@ -34,29 +34,40 @@ pub struct FetchedToken {
     pub expires_in: Duration,
 }
 
-/// Where replicas share tokens: the ledger.
+/// Where replicas share tokens: the ledger. A row's instants are the wall clock of the replica that fetched it.
 #[async_trait]
 pub trait TokenStore: Send + Sync + Debug {
-    async fn load(&self, name: &str) -> Result<Option<StoredToken>, TokenStoreError>;
+    async fn load(&self, name: &str) -> Result<Option<TokenRow>, TokenStoreError>;
     /// Replaces the row of `name` if its generation is still `expected_generation` (0: there is no row yet).
     async fn store_if(
         &self,
         name: &str,
         expected_generation: i64,
-        new: &StoredToken,
+        new: &TokenRow,
     ) -> Result<bool, TokenStoreError>;
 }
 
 /// The keeper only logs it: with the ledger away it goes on from memory.
 pub type TokenStoreError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A token as the ledger keeps it. The instants are the fetching replica's wall clock.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredToken {
-    pub generation: i64,
-    pub ciphertext: Vec<u8>,
-    pub expires_at: Timestamp,
-    pub issued_at: Timestamp,
+/// The ledger as the place where replicas share tokens.
+#[derive(Clone, Debug)]
+pub struct LedgerTokens(pub Arc<dyn Store>);
+
+#[async_trait]
+impl TokenStore for LedgerTokens {
+    async fn load(&self, name: &str) -> Result<Option<TokenRow>, TokenStoreError> {
+        Ok(self.0.load_token(name).await?)
+    }
+
+    async fn store_if(
+        &self,
+        name: &str,
+        expected_generation: i64,
+        new: &TokenRow,
+    ) -> Result<bool, TokenStoreError> {
+        Ok(self.0.store_token(name, expected_generation, new).await?)
+    }
 }
 
 /// A token to send. `Debug` masks it; clones share it.

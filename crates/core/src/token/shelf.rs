@@ -8,8 +8,9 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::timeout;
 
-use super::{StoredToken, TokenKey, TokenStore};
+use super::{TokenKey, TokenStore};
 use crate::clock::{Clock, Timestamp};
+use crate::store::TokenRow;
 
 /// How often a lost race for the ledger's row is run again.
 const SAVE_COUNT_MAX: usize = 3;
@@ -97,7 +98,7 @@ impl Shelf {
         let Some(row) = row else {
             return Seen::Useless(0);
         };
-        let StoredToken {
+        let TokenRow {
             generation,
             ciphertext,
             expires_at,
@@ -151,7 +152,7 @@ impl Shelf {
                 },
             };
             let generation = expected.max(issued.ledger_generation).saturating_add(1);
-            let row = StoredToken {
+            let row = TokenRow {
                 generation,
                 ciphertext: self.key.seal(&self.name, generation, &issued.value),
                 expires_at: issued.expires_at,
@@ -185,7 +186,7 @@ impl Shelf {
 mod tests {
     use super::super::tests::Ledger;
     use super::*;
-    use crate::clock::SimulatedClock;
+    use crate::clock::{SimulatedClock, Timestamp};
 
     fn bearer(value: &str, seen: i64, issued: i64) -> Bearer {
         Bearer {

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
-use crate::clock::SimulatedClock;
+use crate::clock::{SimulatedClock, Timestamp};
 use crate::lock::{Acquired, LocalLock, Lock, LockError};
 
 const LIFE: Duration = Duration::from_secs(1000);
@@ -102,13 +102,13 @@ impl TokenSource for Upstream {
 
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    row: Mutex<Option<StoredToken>>,
+    row: Mutex<Option<TokenRow>>,
     away: AtomicBool,
     loses_acknowledgements: AtomicBool,
 }
 
 impl Ledger {
-    fn row(&self) -> Option<StoredToken> {
+    fn row(&self) -> Option<TokenRow> {
         self.row
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -118,7 +118,7 @@ impl Ledger {
 
 #[async_trait]
 impl TokenStore for Ledger {
-    async fn load(&self, _name: &str) -> Result<Option<StoredToken>, TokenStoreError> {
+    async fn load(&self, _name: &str) -> Result<Option<TokenRow>, TokenStoreError> {
         if self.away.load(Ordering::SeqCst) {
             return Err("the ledger is away".into());
         }
@@ -129,7 +129,7 @@ impl TokenStore for Ledger {
         &self,
         _name: &str,
         expected_generation: i64,
-        new: &StoredToken,
+        new: &TokenRow,
     ) -> Result<bool, TokenStoreError> {
         if self.away.load(Ordering::SeqCst) {
             return Err("the ledger is away".into());
