@@ -1,3 +1,4 @@
 //! What is not the product: simulators of the processors, the local stack, end-to-end tests.
 
+pub mod simulators;
 pub mod stack;
