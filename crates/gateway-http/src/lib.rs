@@ -6,4 +6,7 @@ pub mod extract;
 pub mod fields;
 pub mod json;
 pub mod problem;
+pub mod rate;
 pub mod requests;
+pub mod server;
+pub mod tls;

@@ -1,0 +1,188 @@
+//! The accept loop: connections within bounds, each with an end.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use http::Request;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use crate::config::Server;
+
+/// The head of a request: method, path and headers together.
+const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// A TLS handshake is a few round trips.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bounds of callers' connections. See `config/reference.toml`.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    pub connections_max: usize,
+    pub connection_age_max: Duration,
+    pub header_read_timeout: Duration,
+    pub streams_max: u32,
+}
+
+impl From<&Server> for Bounds {
+    fn from(server: &Server) -> Self {
+        Self {
+            connections_max: server.connections_max,
+            connection_age_max: server.connection_age_max,
+            header_read_timeout: server.header_read_timeout,
+            streams_max: server.streams_max,
+        }
+    }
+}
+
+/// Serves until `closing` turns true, then closes every connection after the request under way, at most `grace`.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    tls: Option<Arc<ServerConfig>>,
+    bounds: Bounds,
+    mut closing: watch::Receiver<bool>,
+    grace: Duration,
+) {
+    let connections_max = bounds.connections_max.min(Semaphore::MAX_PERMITS);
+    let places = Arc::new(Semaphore::new(connections_max));
+    let tls = tls.map(TlsAcceptor::from);
+    let builder = Arc::new(builder(&bounds));
+    loop {
+        // At the bound nobody is accepted: callers wait in the kernel's queue, and the connections we have go on.
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place.expect("the semaphore is never closed"),
+            () = closed(&mut closing) => break,
+        };
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _peer)) => stream,
+                Err(error) => {
+                    pause_after(&error).await;
+                    continue;
+                }
+            },
+            () = closed(&mut closing) => break,
+        };
+        let (router, tls, builder) = (router.clone(), tls.clone(), Arc::clone(&builder));
+        let closing = closing.clone();
+        tokio::spawn(async move {
+            let _place = place;
+            let _ = stream.set_nodelay(true);
+            let Some(tls) = tls else {
+                return serve_one(&builder, stream, router, bounds, closing).await;
+            };
+            // Whoever fails here never was a caller: scanners and health checks of load balancers, mostly.
+            if let Ok(Ok(stream)) = timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+                serve_one(&builder, stream, router, bounds, closing).await;
+            }
+        });
+    }
+    drop(listener);
+    let all = u32::try_from(connections_max).unwrap_or(u32::MAX);
+    if timeout(grace, places.acquire_many(all)).await.is_err() {
+        let left = connections_max - places.available_permits();
+        tracing::warn!(left, "callers' connections are cut off");
+    }
+}
+
+fn builder(bounds: &Bounds) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(bounds.header_read_timeout)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(64)
+        .keep_alive(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(bounds.streams_max)
+        .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).expect("32 KiB"))
+        // RFC 9113, 10.5, and CVE-2023-44487: streams opened only to be reset cost us work.
+        .max_pending_accept_reset_streams(32)
+        .max_local_error_reset_streams(256)
+        .initial_stream_window_size(64 * 1024)
+        .initial_connection_window_size(1024 * 1024)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(10));
+    builder
+}
+
+async fn serve_one<S>(
+    builder: &Builder<TokioExecutor>,
+    stream: S,
+    router: Router,
+    bounds: Bounds,
+    mut closing: watch::Receiver<bool>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = TowerToHyperService::new(tower::service_fn(move |request: Request<Incoming>| {
+        tower::ServiceExt::oneshot(router.clone(), request.map(axum::body::Body::new))
+    }));
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    // Spread over a tenth, so that connections opened together do not all come back together.
+    let age = bounds
+        .connection_age_max
+        .mul_f64(rand::random_range(0.9..=1.0));
+    let old_at = Instant::now() + age;
+    let mut is_ending = false;
+    loop {
+        tokio::select! {
+            // An error here is the caller's: gone, too slow, or not HTTP. The access log has what was answered.
+            _ended = connection.as_mut() => return,
+            () = sleep_until(old_at), if !is_ending => {}
+            () = closed(&mut closing), if !is_ending => {}
+        }
+        is_ending = true;
+        connection.as_mut().graceful_shutdown();
+    }
+}
+
+/// When the server closes, or nobody is left to say so.
+async fn closed(closing: &mut watch::Receiver<bool>) {
+    let _ = closing.wait_for(|closing| *closing).await;
+}
+
+/// Errors of one connection are nobody's business; running out of file descriptors is ours, and spinning does not help.
+async fn pause_after(error: &io::Error) {
+    let of_one_connection = matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+    );
+    if !of_one_connection {
+        tracing::error!(
+            error = error as &dyn std::error::Error,
+            "cannot accept connections"
+        );
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Binds with a backlog of its own size: the default of 128 is full within a blink of a storm.
+pub fn bind(address: std::net::SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        tokio::net::TcpSocket::new_v4()?
+    } else {
+        tokio::net::TcpSocket::new_v6()?
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(4_096)
+}
+
+#[cfg(test)]
+mod tests;
