@@ -1,5 +1,6 @@
 //! The edge: HTTP, authentication, configuration.
 
+pub mod app;
 pub mod auth;
 pub mod config;
 pub mod extract;
@@ -8,5 +9,6 @@ pub mod json;
 pub mod problem;
 pub mod rate;
 pub mod requests;
+pub mod routes;
 pub mod server;
 pub mod tls;

@@ -96,6 +96,19 @@ impl Problem {
         self.0.kind.meaning().status
     }
 
+    pub fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
+    /// What it says of the money, as the document writes it.
+    pub fn money_moved_name(&self) -> &'static str {
+        match self.0.money_moved {
+            MoneyMoved::No => "no",
+            MoneyMoved::Returned => "returned",
+            MoneyMoved::Unknown => "unknown",
+        }
+    }
+
     pub fn errors(&self) -> &[Fault] {
         &self.0.errors
     }

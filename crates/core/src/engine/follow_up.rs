@@ -9,7 +9,7 @@ use tracing::Instrument;
 
 use super::create::{Begun, answers, not_new};
 use super::{Account, DEADLINE_SLACK, Engine, Outcome, Permission, Permit, Refusal, Shared, Wait};
-use crate::connector::{Capabilities, LookedUp, PrepareError, Prepared, Subject};
+use crate::connector::{Capabilities, Fault, LookedUp, PrepareError, Prepared, Subject};
 use crate::idempotency::CanonicalForm;
 use crate::key::{Client, IdempotencyKey, PaymentId, UpstreamReference};
 use crate::lock::Acquired;
@@ -25,8 +25,8 @@ pub struct FollowUpRequest {
     /// [`Verb::Capture`], [`Verb::Void`] or [`Verb::Refund`].
     pub verb: Verb,
     pub payment: PaymentId,
-    /// Minor units in the payment's currency; a void takes none.
-    pub amount: Option<i64>,
+    /// In the payment's currency; a void takes none.
+    pub amount: Option<Money>,
     /// What the caller's claims allow, asked with the payment's account and the amount.
     pub permission: Permission,
     pub form: CanonicalForm,
@@ -61,11 +61,16 @@ impl Engine {
             Err(_) => return Outcome::Refused(Refusal::LedgerUnavailable { asked: false }),
         };
         let amount = match request.amount {
-            Some(minor) => minor,
+            Some(amount) if amount.currency() != payment.currency => {
+                let code = payment.currency.code();
+                return Outcome::Refused(Refusal::Invalid(vec![Fault {
+                    pointer: "/amount/currency".to_owned(),
+                    code: "currency-mismatch",
+                    detail: format!("the payment is in {code}"),
+                }]));
+            }
+            Some(amount) => amount,
             None => whole(&payment),
-        };
-        let Ok(amount) = Money::new(amount, payment.currency) else {
-            return Outcome::Refused(Refusal::NoPayment);
         };
         if let Err(detail) = (request.permission)(&payment.account, amount) {
             return Outcome::Refused(Refusal::Forbidden { detail });
@@ -118,12 +123,18 @@ impl Engine {
 }
 
 /// What a void takes back: everything that stands.
-fn whole(payment: &Payment) -> i64 {
-    if payment.captured > 0 {
+fn whole(payment: &Payment) -> Money {
+    let minor = if payment.captured > 0 {
         payment.captured - payment.refunded
     } else {
         payment.authorized
-    }
+    };
+    money(payment, minor)
+}
+
+/// An amount of the payment's own currency.
+fn money(payment: &Payment, minor: i64) -> Money {
+    Money::new(minor.max(0), payment.currency).expect("not negative: at least zero")
 }
 
 impl Shared {
@@ -339,10 +350,6 @@ fn wanted(
         | PaymentStatus::PartiallyRefunded
         | PaymentStatus::Refunded => {}
     }
-    let money = |minor: i64| {
-        Money::new(minor.max(0), payment.currency)
-            .expect("not negative: a difference of totals, at least zero")
-    };
     let uncaptured = payment.authorized - payment.captured;
     let unrefunded = payment.captured - payment.refunded;
     let (available, reserve, amount) = match verb {
@@ -369,7 +376,7 @@ fn wanted(
         ),
         Verb::Void if payment.refunded > 0 => return Err(state),
         Verb::Void => {
-            let amount = money(whole(payment));
+            let amount = whole(payment);
             (
                 amount.minor(),
                 Reserved {
@@ -385,7 +392,7 @@ fn wanted(
     };
     if amount.minor() > available {
         return Err(Refusal::OverLimit {
-            available: money(available),
+            available: money(payment, available),
         });
     }
     if !capabilities.partial && amount.minor() < available {

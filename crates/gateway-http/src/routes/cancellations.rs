@@ -1,0 +1,47 @@
+//! Undoing a create by its key: `POST /v1/cancellations`.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use gateway_core::engine::CancelOutcome;
+use http::HeaderMap;
+
+use super::answer;
+use super::payments::unreadable;
+use crate::app::App;
+use crate::auth::Scope;
+use crate::extract::json_body;
+use crate::problem::{Kind, Problem};
+use crate::requests::Cancellation;
+
+/// Records the wish that a key has no effect, and says how far that is. Takes no key of its own.
+pub async fn create(
+    State(app): State<App>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let caller = app.caller(&headers, &[Scope::PaymentsWrite]).await?;
+    let body = json_body(&headers, body, app.body_limits).await?;
+    let Cancellation { key } = Cancellation::parse(&body)?;
+    let known = app
+        .engine
+        .store()
+        .operation_by_key(&caller.client, &key)
+        .await
+        .map_err(unreadable)?;
+    if let Some(operation) = known.filter(|operation| operation.payment.is_some()) {
+        caller.require_account(operation.account.as_str())?;
+    }
+    match app.engine.cancel(caller.client.clone(), key).await {
+        CancelOutcome::Recorded(cancellation) => Ok(answer::cancellation(&cancellation)),
+        CancelOutcome::NotACreate => Err(Problem::new(
+            Kind::NotCancellable,
+            "the key belongs to a follow-up or a verification; only creates can be cancelled",
+        )),
+        CancelOutcome::LedgerUnavailable => Err(Problem::new(
+            Kind::LedgerUnavailable,
+            "the cancellation may be recorded; repeat it",
+        )
+        .retry_after(std::time::Duration::from_secs(1))),
+    }
+}

@@ -1,0 +1,60 @@
+//! The feed of state changes: `GET /v1/events?after=`.
+
+use std::borrow::Cow;
+
+use axum::Json;
+use axum::extract::{RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use gateway_core::store::{EventCursor, EventQuery};
+use http::HeaderMap;
+
+use super::documents::{EventDocument, cursor_text};
+use super::payments::{caller_accounts, limit, unreadable};
+use crate::app::App;
+use crate::auth::Scope;
+use crate::extract::Query;
+use crate::problem::Problem;
+
+/// A page of events in the order of the feed. `next_after` goes into the next request, whether or not there was an event.
+pub async fn list(
+    State(app): State<App>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    let caller = app.caller(&headers, &[Scope::PaymentsRead]).await?;
+    let mut query = Query::parse(query.as_deref());
+    let after = query.optional("after", |text| {
+        cursor(text).ok_or(Cow::Borrowed("is no place in the feed"))
+    });
+    let limit = limit(&mut query);
+    query.finish()?;
+    let wanted = EventQuery {
+        accounts: caller_accounts(&caller),
+        after,
+        limit,
+    };
+    let events = app
+        .engine
+        .store()
+        .events(&wanted)
+        .await
+        .map_err(unreadable)?;
+    let next_after = events
+        .last()
+        .map(|event| event.cursor)
+        .or(after)
+        .map(cursor_text);
+    let documents: Vec<_> = events
+        .iter()
+        .map(|event| EventDocument::of(event, false))
+        .collect();
+    Ok(Json(serde_json::json!({ "events": documents, "next_after": next_after })).into_response())
+}
+
+fn cursor(text: &str) -> Option<EventCursor> {
+    let (transaction, id) = text.split_once('-')?;
+    Some(EventCursor {
+        transaction: transaction.parse().ok()?,
+        id: id.parse().ok()?,
+    })
+}

@@ -1,0 +1,60 @@
+//! Card checks without money: `POST /v1/verifications`.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use gateway_core::engine::CreateRequest;
+use gateway_core::money::Money;
+use gateway_core::operation::Verb;
+use http::HeaderMap;
+
+use super::answer::answer;
+use super::payments::for_engine;
+use crate::app::App;
+use crate::auth::Scope;
+use crate::extract::{idempotency_key, json_body, request_timeout};
+use crate::problem::{Fault, MoneyMoved, Problem};
+use crate::requests::Verification;
+
+/// Checks a card, under its idempotency key.
+pub async fn create(
+    State(app): State<App>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let caller = app.caller(&headers, &[Scope::PaymentsWrite]).await?;
+    let key = idempotency_key(&headers)?;
+    let wait = request_timeout(&headers, app.request_timeout_max)?;
+    let body = json_body(&headers, body, app.body_limits).await?;
+    let verification = Verification::parse(&body)?;
+    drop(body);
+    caller.require_account(verification.account.as_str())?;
+    let account = app.engine.account(&verification.account);
+    let Some(currency) = account.and_then(|account| account.currencies.first().copied()) else {
+        let fault = Fault::new("/account", "unknown-account", "names no configured account");
+        return Err(Problem::invalid(vec![fault]).money_moved(MoneyMoved::No));
+    };
+    let form = verification.canonical_form();
+    let faults = verification
+        .faults_at(app.clock.now())
+        .into_iter()
+        .map(for_engine)
+        .collect();
+    let request = CreateRequest {
+        client: caller.client.clone(),
+        key,
+        verb: Verb::Verify,
+        account: verification.account,
+        amount: Money::zero(currency),
+        order_reference: verification.order_reference,
+        statement_descriptor: None,
+        once_per_order: false,
+        metadata: None,
+        payer: verification.payer,
+        form,
+        faults,
+        wait,
+    };
+    let outcome = app.engine.create(request).await;
+    Ok(answer(&app, outcome).await)
+}
