@@ -103,6 +103,7 @@ impl Shared {
             self.metrics.checkout_wait.observe(0.0);
             return Ok(lease);
         }
+        self.metrics.waited.inc();
         let asked_at = Instant::now();
         let lent = loop {
             match self.wait(deadline).await {

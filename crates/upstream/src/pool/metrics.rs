@@ -30,6 +30,10 @@ pub struct PoolMetrics {
     waiters: Family<PoolLabel, Gauge>,
     waiters_refused: Family<PoolLabel, Counter>,
     checkout_wait: Family<PoolLabel, Histogram, Buckets>,
+    waited: Family<PoolLabel, Counter>,
+    breaker_open: Family<PoolLabel, Gauge>,
+    breaker_refused: Family<PoolLabel, Counter>,
+    limit_refused: Family<PoolLabel, Counter>,
 }
 
 impl PoolMetrics {
@@ -52,6 +56,10 @@ impl PoolMetrics {
             waiters: Family::default(),
             waiters_refused: Family::default(),
             checkout_wait: times(),
+            waited: Family::default(),
+            breaker_open: Family::default(),
+            breaker_refused: Family::default(),
+            limit_refused: Family::default(),
         };
         let registry = registry.sub_registry_with_prefix("upstream_pool");
         registry.register(
@@ -116,7 +124,36 @@ impl PoolMetrics {
             Unit::Seconds,
             metrics.checkout_wait.clone(),
         );
+        registry.register(
+            "waited",
+            "Calls that found no idle connection.",
+            metrics.waited.clone(),
+        );
+        let help = "1 while new charges are refused.";
+        registry.register("breaker_open", help, metrics.breaker_open.clone());
+        let help = "New charges refused by the breaker.";
+        registry.register("breaker_refused", help, metrics.breaker_refused.clone());
+        let help = "Calls refused by the account's concurrency limit.";
+        registry.register("limit_refused", help, metrics.limit_refused.clone());
         metrics
+    }
+
+    /// Whether it is open, and what it refused.
+    pub(super) fn of_breaker(&self, pool: &str) -> (Gauge, Counter) {
+        let label = PoolLabel {
+            pool: pool.to_owned(),
+        };
+        (
+            self.breaker_open.get_or_create_owned(&label),
+            self.breaker_refused.get_or_create_owned(&label),
+        )
+    }
+
+    /// What it refused.
+    pub(super) fn of_limit(&self, pool: &str) -> Counter {
+        self.limit_refused.get_or_create_owned(&PoolLabel {
+            pool: pool.to_owned(),
+        })
     }
 
     /// The children of one pool, looked up once.
@@ -154,6 +191,7 @@ impl PoolMetrics {
             waiters: self.waiters.get_or_create_owned(&label),
             waiters_refused: self.waiters_refused.get_or_create_owned(&label),
             checkout_wait: self.checkout_wait.get_or_create_owned(&label),
+            waited: self.waited.get_or_create_owned(&label),
         }
     }
 }
@@ -176,6 +214,7 @@ pub(super) struct OnePool {
     pub(super) waiters: Gauge,
     pub(super) waiters_refused: Counter,
     pub(super) checkout_wait: Histogram,
+    pub(super) waited: Counter,
 }
 
 impl OnePool {

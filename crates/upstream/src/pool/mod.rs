@@ -15,11 +15,13 @@
 //! drives it. So nothing is scheduled between the gate's yes and the first byte, a call that is dropped takes its
 //! connection with it, and no thread is woken on the way.
 
+mod breaker;
 mod checkout;
 mod config;
 mod connect;
 mod connection;
 mod exchange;
+mod limit;
 mod maintain;
 mod metrics;
 mod slots;
@@ -40,10 +42,12 @@ use http_body_util::Full;
 use tokio::task::{AbortHandle, unconstrained};
 use tokio::time::Instant;
 
+pub use breaker::{Admission, Breaker, BreakerConfig, Health, VerbClass};
 use checkout::{Lease, Shared};
 pub use config::{PoolConfig, PoolError, Resolve, Roots, SystemResolver};
 use connection::{Attempt, Broken};
 pub use exchange::{Call, CallFailure, Exchange, Response};
+pub use limit::{Limit, LimitConfig, LimitPermit};
 pub use metrics::{CloseReason, PoolMetrics};
 
 /// Connections tried for one call, each later one only because the one before wrote no byte.

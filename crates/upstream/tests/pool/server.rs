@@ -22,6 +22,7 @@ pub(crate) struct Log {
 /// What came in on one connection.
 #[derive(Debug)]
 pub(crate) struct Seen {
+    pub(crate) accepted: Instant,
     pub(crate) bytes: usize,
     /// When each request was complete, and its text.
     pub(crate) requests: Vec<(Instant, String)>,
@@ -88,6 +89,7 @@ impl Server {
                         .try_clone()
                         .expect("a spare descriptor");
                     let seen = Seen {
+                        accepted: Instant::now(),
                         bytes: 0,
                         requests: Vec::new(),
                         ended: None,
