@@ -89,7 +89,7 @@ enum Entrance {
 pub(crate) struct Door {
     state: Arc<State>,
     orders: mpsc::Sender<Order>,
-    task: JoinHandle<()>,
+    task: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Door {
@@ -112,7 +112,7 @@ impl Door {
         Ok(Self {
             state,
             orders,
-            task,
+            task: Mutex::new(Some(task)),
         })
     }
 
@@ -178,8 +178,19 @@ impl Door {
         .await
     }
 
-    pub(crate) fn close(&self) {
-        self.task.abort();
+    /// Closes the listening socket and every connection; returns once the port is free.
+    pub(crate) async fn close(&self) {
+        let task = locked(&self.task).take();
+        if let Some(task) = task {
+            task.abort();
+            let _ = task.await; // The error says that it was aborted.
+        }
+        self.end_all();
+        let gone = |seen: &[ConnectionRecord]| seen.iter().all(|one| one.ended_by.is_some());
+        let _ = self.wait_for("connections to end", gone).await; // At the bound they are abandoned.
+    }
+
+    fn end_all(&self) {
         for seen in locked(&self.state.seen).values() {
             seen.link.kicked.notify_one();
         }
@@ -198,7 +209,10 @@ impl Door {
 
 impl Drop for Door {
     fn drop(&mut self) {
-        self.close();
+        if let Some(task) = locked(&self.task).take() {
+            task.abort();
+        }
+        self.end_all();
     }
 }
 

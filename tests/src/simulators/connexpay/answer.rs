@@ -1,4 +1,4 @@
-//! Transactions as `ConnexPay` writes them, one form per route.
+//! Transactions as ConnexPay writes them, one form per route.
 
 use time::format_description::BorrowedFormatItem;
 use time::macros::{format_description, offset};
@@ -208,8 +208,11 @@ impl Desk<'_> {
         object = object.flag("wasProcessed", processed);
         if entry.kind != EntryKind::Verify {
             let number = entry.reference_number.to_string();
+            // An issuer that said no gave no code.
+            let code = Some(entry.authorization_code.as_str())
+                .filter(|_| entry.state != EntryState::Declined);
             object = object
-                .text("authCode", &entry.authorization_code)
+                .optional("authCode", code)
                 .text("refNumber", &number)
                 .text(
                     "invoiceNumber",

@@ -1,4 +1,4 @@
-//! The books of simulated `ConnexPay`: every transaction with what is left of it, on disk before it is answered.
+//! The books of simulated ConnexPay: every transaction with what is left of it, on disk before it is answered.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
@@ -163,6 +163,9 @@ impl Change {
 pub(super) struct Ledger {
     pub(super) entries: Vec<Entry>,
     index: HashMap<String, usize>,
+    /// Places of the entries that act on an entry, and of those that carry a sequence number, oldest first.
+    children: HashMap<String, Vec<usize>>,
+    by_sequence: HashMap<String, Vec<usize>>,
     pub(super) batches: Vec<Batch>,
     cards: HashMap<String, CardOnFile>,
     tokens_of_cards: HashMap<String, String>,
@@ -227,17 +230,22 @@ impl Ledger {
         Ok(())
     }
 
-    /// Forgets everything.
+    /// Forgets everything but the access tokens: callers need not log in again because the books are emptied.
     pub(super) fn empty(&mut self) -> io::Result<()> {
         let file = self.file.take();
         if let Some(file) = &file {
             file.set_len(0)?;
         }
+        let tokens = std::mem::take(&mut self.tokens);
         *self = Self {
             file,
             ..Self::default()
         };
-        self.commit(vec![Change::Salt(uuid::Uuid::new_v4().to_string())])
+        let salt = Change::Salt(uuid::Uuid::new_v4().to_string());
+        let kept = tokens
+            .into_iter()
+            .map(|(digest, expires_ms)| Change::Token { digest, expires_ms });
+        self.commit(std::iter::once(salt).chain(kept).collect())
     }
 
     fn apply(&mut self, change: Change) {
@@ -247,7 +255,15 @@ impl Ledger {
                 if let Some(&place) = self.index.get(&entry.guid) {
                     self.entries[place] = *entry;
                 } else {
-                    self.index.insert(entry.guid.clone(), self.entries.len());
+                    let place = self.entries.len();
+                    self.index.insert(entry.guid.clone(), place);
+                    if let Some(parent) = &entry.parent {
+                        self.children.entry(parent.clone()).or_default().push(place);
+                    }
+                    if let Some(sequence) = &entry.sequence_number {
+                        let places = self.by_sequence.entry(sequence.clone()).or_default();
+                        places.push(place);
+                    }
                     self.entries.push(*entry);
                 }
             }
@@ -288,17 +304,24 @@ impl Ledger {
         kind: EntryKind,
         reference_number: i64,
     ) -> Option<&Entry> {
-        self.newest(|entry| entry.kind == kind && entry.reference_number == reference_number)
+        let mut newest = self.entries.iter().rev();
+        newest.find(|entry| entry.kind == kind && entry.reference_number == reference_number)
     }
 
-    pub(super) fn newest(&self, wanted: impl Fn(&Entry) -> bool) -> Option<&Entry> {
-        self.entries.iter().rev().find(|entry| wanted(entry))
+    /// The entries that carry this sequence number, oldest first.
+    pub(super) fn with_sequence(&self, sequence: &str) -> impl DoubleEndedIterator<Item = &Entry> {
+        let places = self
+            .by_sequence
+            .get(sequence)
+            .map_or(&[][..], Vec::as_slice);
+        places.iter().map(|&place| &self.entries[place])
     }
 
+    /// The newest approved entry of that kind that acts on `parent`.
     pub(super) fn child(&self, kind: EntryKind, parent: &str) -> Option<&Entry> {
-        self.newest(|entry| {
-            entry.kind == kind && entry.is_approved() && entry.parent.as_deref() == Some(parent)
-        })
+        let places = self.children.get(parent)?;
+        let mut newest = places.iter().rev().map(|&place| &self.entries[place]);
+        newest.find(|entry| entry.kind == kind && entry.is_approved())
     }
 
     pub(super) fn card(&self, token: &str) -> Option<&CardOnFile> {

@@ -1,4 +1,4 @@
-//! Cards as `ConnexPay`'s sandbox knows them: what is accepted, which brand it is, which token stands for it.
+//! Cards as ConnexPay's sandbox knows them: what is accepted, which brand it is, which token stands for it.
 
 use serde::{Deserialize, Serialize};
 

@@ -319,24 +319,39 @@ impl Desk<'_> {
         ) else {
             return Ok(None);
         };
-        let first = self.ledger.entries.iter().find(|entry| {
-            entry.sequence_number.as_ref() == Some(sequence) && entry.device == common.device.guid
-        });
-        let Some(first) = first else { return Ok(None) };
+        let Some(first) = self.used(&common.device, sequence) else {
+            return Ok(None);
+        };
         let same_card = first
             .card
             .as_ref()
             .is_some_and(|known| known.token == card.token);
         let same = first.kind == kind && first.amount == common.amount && same_card;
-        match self.rules.sequence {
-            SequenceRule::Replay if self.now_ms - first.at_ms > REPLAY_WINDOW_MS => Ok(None),
-            SequenceRule::Replay if same => Ok(Some(self.created(first, &Shown::default()))),
-            _ if first.state == EntryState::Declined => Err(Problem::Code("D0003")),
-            _ if first.is_approved() && first.effective == 0 && first.amount > 0 => {
-                Err(Problem::Code("D0009"))
-            }
-            _ => Err(Problem::Code("D0001")),
+        if same && self.rules.sequence == SequenceRule::Replay {
+            return Ok(Some(self.created(first, &Shown::default())));
         }
+        Err(Problem::Code(seen(first)))
+    }
+
+    /// Follow-ups that carry a used sequence number are not run again, and get no first result either.
+    pub(super) fn refuse_used_sequence(
+        &self,
+        device: &Device,
+        sequence: Option<&str>,
+    ) -> Result<(), Problem> {
+        let used = sequence
+            .filter(|_| self.rules.sequence != SequenceRule::Free)
+            .and_then(|sequence| self.used(device, sequence));
+        used.map_or(Ok(()), |first| Err(Problem::Code(seen(first))))
+    }
+
+    /// The newest transaction of that device with this number that still counts.
+    fn used(&self, device: &Device, sequence: &str) -> Option<&Entry> {
+        let forgets = self.rules.sequence == SequenceRule::Replay;
+        self.ledger.with_sequence(sequence).rfind(|entry| {
+            entry.device == device.guid
+                && !(forgets && self.now_ms - entry.at_ms > REPLAY_WINDOW_MS)
+        })
     }
 
     fn refuse_quick_repeat(&self, common: &Common, card: &CardOnFile) -> Result<(), Problem> {
@@ -370,6 +385,15 @@ impl Desk<'_> {
     /// For authorization code and reference number; grows with the books, so it is the same after a restart.
     pub(super) fn next_number(&self) -> i64 {
         FIRST_NUMBER.saturating_add(i64::try_from(self.ledger.entries.len()).unwrap_or(0))
+    }
+}
+
+/// The code for a repeat, by what became of the first.
+fn seen(first: &Entry) -> &'static str {
+    match first.state {
+        EntryState::Declined => "D0003",
+        EntryState::Approved if first.effective == 0 && first.amount > 0 => "D0009",
+        EntryState::Approved | EntryState::RiskOnly => "D0001",
     }
 }
 

@@ -34,6 +34,8 @@ impl Desk<'_> {
         twist: Option<&Twist>,
     ) -> Result<Reply, Problem> {
         let device = self.device(body)?;
+        let (sequence_number, order_number) = Self::references(body)?;
+        self.refuse_used_sequence(&device, sequence_number.as_deref())?;
         let Some(guid) = body.text("AuthOnlyGuid")? else {
             return Err(Problem::Model(vec![(
                 "AuthOnlyGuid",
@@ -62,7 +64,6 @@ impl Desk<'_> {
         if amount > auth.effective {
             return Err(Problem::text(AMOUNT_EXCEEDED));
         }
-        let (sequence_number, order_number) = Self::references(body)?;
         let capture = self.follow(EntryKind::Capture, &auth, &device, amount, twist);
         let capture = Entry {
             sequence_number,
@@ -99,6 +100,8 @@ impl Desk<'_> {
 
     pub(super) fn void(&mut self, body: &Fields, twist: Option<&Twist>) -> Result<Reply, Problem> {
         let device = self.device(body)?;
+        let (sequence_number, order_number) = Self::references(body)?;
+        self.refuse_used_sequence(&device, sequence_number.as_deref())?;
         let target = self.void_target(body)?.clone();
         let reason = body.text("VoidReason")?.filter(|reason| !reason.is_empty());
         if reason
@@ -114,7 +117,6 @@ impl Desk<'_> {
             return Err(Problem::text(FOREIGN_DEVICE));
         }
         self.check_voidable(&target)?;
-        let (sequence_number, order_number) = Self::references(body)?;
         let void = self.follow(EntryKind::Void, &target, &device, target.effective, twist);
         let void = Entry {
             sequence_number,
@@ -135,6 +137,8 @@ impl Desk<'_> {
         twist: Option<&Twist>,
     ) -> Result<Reply, Problem> {
         let device = self.device(body)?;
+        let (sequence_number, order_number) = Self::references(body)?;
+        self.refuse_used_sequence(&device, sequence_number.as_deref())?;
         let (guid, number) = (body.text("SaleGuid")?, body.integer("SaleReferenceNumber")?);
         let sale = match (&guid, number) {
             (Some(guid), None) => self.ledger.find(EntryKind::Sale, guid),
@@ -170,7 +174,6 @@ impl Desk<'_> {
         if amount > cap {
             return Err(Problem::text(AMOUNT_EXCEEDED));
         }
-        let (sequence_number, order_number) = Self::references(body)?;
         let refund = self.follow(EntryKind::Return, &sale, &device, amount, twist);
         let refund = Entry {
             sequence_number,
@@ -211,13 +214,18 @@ impl Desk<'_> {
             (entry.kind == EntryKind::Sale
                 || reaches_authorizations && entry.kind == EntryKind::AuthOnly)
                 && entry.device == device.guid
-                && entry.sequence_number.as_ref() == Some(&sequence)
         };
         // Several sales may share the number: the newest that still stands, else the newest at all.
         let standing = self
             .ledger
-            .newest(|entry| ours(entry) && entry.is_approved() && entry.effective != 0);
-        let target = standing.or_else(|| self.ledger.newest(ours)).cloned();
+            .with_sequence(&sequence)
+            .rfind(|entry| ours(entry) && entry.is_approved() && entry.effective != 0);
+        let newest = || {
+            self.ledger
+                .with_sequence(&sequence)
+                .rfind(|entry| ours(entry))
+        };
+        let target = standing.or_else(newest).cloned();
         let target =
             target.ok_or_else(|| Problem::text("No Sale could be found for the given Id"))?;
         if let Some(Twist::Decline { code, .. }) = twist {

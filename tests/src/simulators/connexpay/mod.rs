@@ -1,4 +1,4 @@
-//! `ConnexPay`'s Sales API v1, simulated: its routes and rules over books that remember.
+//! ConnexPay's Sales API v1, simulated: its routes and rules over books that remember.
 //!
 //! Amounts that play a part, for trying things out by hand (sales and authorizations only, exact to the cent):
 //!
@@ -55,7 +55,7 @@ use super::{digest, locked, unix_ms};
 /// The processor's name in paths.
 pub const NAME: &str = "connexpay";
 
-/// Simulated `ConnexPay`.
+/// Simulated ConnexPay.
 #[derive(Debug)]
 pub struct ConnexPay {
     ledger: Mutex<Ledger>,
@@ -99,7 +99,7 @@ pub(super) fn magic_faults() -> Vec<Fault> {
 }
 
 impl ConnexPay {
-    pub(super) fn open(dir: Option<&Path>, rules: Rules) -> io::Result<Self> {
+    pub(crate) fn open(dir: Option<&Path>, rules: Rules) -> io::Result<Self> {
         Ok(Self {
             ledger: Mutex::new(Ledger::open(dir)?),
             rules: Mutex::new(rules),

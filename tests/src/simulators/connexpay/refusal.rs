@@ -1,4 +1,4 @@
-//! How `ConnexPay` says no: error bodies, the texts of its error list, the codes of its decline table.
+//! How ConnexPay says no: error bodies, the texts of its error list, the codes of its decline table.
 
 use http::StatusCode;
 

@@ -1,4 +1,4 @@
-//! `ConnexPay`'s paths, read without regard to case, and the verb that each of them is.
+//! ConnexPay's paths, read without regard to case, and the verb that each of them is.
 
 use http::Method;
 

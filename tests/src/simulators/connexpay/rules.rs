@@ -1,4 +1,4 @@
-//! The switches of simulated `ConnexPay`: where its documents leave a choice open, both sides can be played.
+//! The switches of simulated ConnexPay: where its documents leave a choice open, both sides can be played.
 
 use serde::{Deserialize, Serialize};
 

@@ -277,9 +277,6 @@ async fn the_control_api_shows_books_and_masked_journal_and_resets() {
         .await
         .expect("an answer");
     assert_eq!(books.json()["entries"], Value::Array(Vec::new()));
-    assert_eq!(
-        caller.post("sales", &sale("10", "A1")).await.status,
-        401,
-        "tokens are forgotten as well"
-    );
+    let next = caller.post("sales", &sale("10", "A1")).await;
+    assert_eq!(next.status, 200, "tokens stay valid");
 }

@@ -2,20 +2,26 @@
 
 mod connections;
 mod delivery;
+mod tls;
 
 use std::io;
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::connexpay::{DEVICE_USD, PASSWORD, USERNAME};
 use super::{Options, Simulators};
 
+/// Plain or TLS.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
 /// A connection that writes requests and reads answers by hand, so that nothing is retried or hidden.
 pub(crate) struct Caller {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Box<dyn Stream>,
     pub(crate) token: String,
 }
 
@@ -41,10 +47,12 @@ impl Heard {
 
 impl Caller {
     pub(crate) async fn connect(address: SocketAddr) -> io::Result<Self> {
-        Ok(Self {
-            stream: TcpStream::connect(address).await?,
-            token: String::new(),
-        })
+        Ok(Self::over(TcpStream::connect(address).await?))
+    }
+
+    pub(crate) fn over(stream: impl Stream + 'static) -> Self {
+        let (stream, token) = (Box::new(stream), String::new());
+        Self { stream, token }
     }
 
     pub(crate) async fn write(&mut self, method: &str, path: &str, body: &str) -> io::Result<()> {

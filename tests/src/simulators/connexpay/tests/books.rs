@@ -10,10 +10,10 @@ use crate::simulators::tests::{another, ready, sale};
 use crate::simulators::{Options, Simulators};
 
 /// A folder of its own, removed at the end.
-struct Folder(PathBuf);
+pub(super) struct Folder(pub(super) PathBuf);
 
 impl Folder {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(std::env::temp_dir().join(format!("sandbox-books-{}", uuid::Uuid::new_v4())))
     }
 }
@@ -98,7 +98,6 @@ async fn a_reset_empties_the_file() {
     caller.post("sales", &sale("12.34", "A1")).await;
     simulators.reset().await.expect("reset");
     assert!(simulators.connexpay().books().entries.is_empty());
-    caller.log_in().await;
     caller.post("sales", &sale("12.34", "A1")).await;
     let now = simulators.connexpay().books();
     simulators.shutdown().await;

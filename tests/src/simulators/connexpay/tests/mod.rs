@@ -1,4 +1,5 @@
-//! The rules of `ConnexPay` as its documents state them, checked through the API.
+//! The rules of ConnexPay as its documents state them, checked through the API.
 
+mod arithmetic;
 mod books;
 mod rules;

@@ -583,6 +583,17 @@ async fn duplicate_rules_are_played_as_switched() {
         "other data"
     );
     assert_eq!(upstream.books().position("B1").sales, 1);
+    upstream.settle().expect("settled");
+    let refund =
+        json!({"DeviceGuid": DEVICE_USD, "SaleGuid": first, "Amount": 2, "SequenceNumber": "R1"});
+    assert_eq!(caller.post("returns", &refund).await.status, 200);
+    let repeat = caller.post("returns", &refund).await;
+    assert!(
+        repeat.message().contains("D0001"),
+        "not run again: {}",
+        repeat.body
+    );
+    assert_eq!(upstream.books().position("B1").returns, 1);
     upstream.advance(Duration::from_mins(31));
     assert_ne!(guid(&caller.post("sales", &sale("10", "B1")).await), first);
 }
