@@ -11,4 +11,5 @@ pub mod rate;
 pub mod requests;
 pub mod routes;
 pub mod server;
+pub mod telemetry;
 pub mod tls;

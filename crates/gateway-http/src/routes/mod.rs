@@ -5,6 +5,7 @@ pub mod cancellations;
 pub mod documents;
 pub mod events;
 pub mod follow_ups;
+pub mod health;
 pub mod operations;
 pub mod payments;
 pub mod verifications;
