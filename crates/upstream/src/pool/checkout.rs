@@ -59,6 +59,9 @@ struct Waiter {
     turn: oneshot::Sender<Result<Lease, NotSent>>,
 }
 
+/// Connections found closed that one call waits for, before it concludes that there is nobody behind them.
+const DEAD_COUNT_MAX: u32 = 3;
+
 /// After a failed attempt to open a connection ahead of use; doubled each time. Calls do not wait for it.
 const HOLD_OFF_MIN: Duration = Duration::from_millis(250);
 const HOLD_OFF_MAX: Duration = Duration::from_secs(10);
@@ -105,6 +108,7 @@ impl Shared {
         }
         self.metrics.waited.inc();
         let asked_at = Instant::now();
+        let mut dead = 0;
         let lent = loop {
             match self.wait(deadline).await {
                 Ok(mut lease) => match lease.flaw(self.clock.tick()) {
@@ -112,6 +116,11 @@ impl Shared {
                     flaw => lease.set_unfit(flaw),
                 },
                 Err(refusal) => break Err(refusal),
+            }
+            dead += 1;
+            if dead == DEAD_COUNT_MAX {
+                let detail = "connections were closed as soon as they were open".to_owned();
+                break Err(NotSent::Unreachable { detail });
             }
         };
         self.metrics
@@ -339,9 +348,20 @@ impl Shared {
 
     /// Ends an idle connection that was already taken off the books.
     pub(super) fn end(&self, connection: Connection, reason: CloseReason) {
+        tracing::trace!(pool = %self.config.name, connection = connection.vital.id, ?reason, "connection closed");
         self.metrics.open.dec();
         self.metrics.closed(reason).inc();
-        connection.close();
+        match reason {
+            CloseReason::Aged
+            | CloseReason::Idle
+            | CloseReason::Gone
+            | CloseReason::EndedByPeer
+            | CloseReason::Shutdown => connection.close(),
+            // A polite close lets HTTP and TLS write what they still hold: that may be a request reported as not sent.
+            CloseReason::Failed | CloseReason::TimedOut | CloseReason::Abandoned => {
+                drop(connection);
+            }
+        }
     }
 
     fn lease(self: &Arc<Self>, connection: Box<Connection>) -> Lease {

@@ -33,7 +33,7 @@ pub struct PoolConfig {
     pub wait_max: Duration,
     /// Every connection is closed by this age.
     pub age_max: Duration,
-    /// The longest timeout of a request: none starts on a connection older than `age_max - age_margin`.
+    /// The longest timeout of a request (longer ones are cut to it): none starts on a connection older than `age_max - age_margin`.
     pub age_margin: Duration,
     /// Idle connections are closed after this; keep it below the processor's own limit.
     pub idle_max: Duration,
@@ -101,6 +101,7 @@ impl PoolConfig {
             ("connect_timeout", self.connect_timeout),
             ("wait_max", self.wait_max),
             ("idle_max", self.idle_max),
+            ("age_margin", self.age_margin),
         ] {
             if span.is_zero() {
                 faults.push(format!("{name} must not be zero"));

@@ -100,7 +100,8 @@ impl Connection {
         self.is_ready()
     }
 
-    /// Says goodbye: TLS's alert and TCP's FIN, as far as the socket takes them at once.
+    /// Says goodbye: TLS's alert and TCP's FIN, as far as the socket takes them at once. Only where no request is under
+    /// way: it writes whatever is still to be written.
     pub(super) fn close(self) {
         drop(self.sender);
         if let Some(mut driver) = self.driver {

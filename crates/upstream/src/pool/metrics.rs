@@ -233,7 +233,7 @@ pub enum CloseReason {
     /// Found closed by the processor before a request began.
     Gone,
     /// The processor ended it with its answer.
-    Refused,
+    EndedByPeer,
     /// A request on it failed.
     Failed,
     /// A request on it got no answer in time.
@@ -249,7 +249,7 @@ impl CloseReason {
         Self::Aged,
         Self::Idle,
         Self::Gone,
-        Self::Refused,
+        Self::EndedByPeer,
         Self::Failed,
         Self::TimedOut,
         Self::Abandoned,

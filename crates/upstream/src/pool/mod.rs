@@ -149,7 +149,10 @@ impl Pool {
         loop {
             let mut lease = match shared.checkout(wait_deadline).await {
                 Ok(lease) => lease,
-                Err(refusal) => return report.not_sent(Ended::NoConnection, refusal),
+                Err(refusal) => {
+                    report.on_none();
+                    return report.not_sent(Ended::NoConnection, refusal);
+                }
             };
             report.on(&mut lease);
             let request = match self.request(&call) {
@@ -168,7 +171,7 @@ impl Pool {
                     lease.set_unfit(if fit {
                         None
                     } else {
-                        Some(CloseReason::Refused)
+                        Some(CloseReason::EndedByPeer)
                     });
                     return report.end(Ended::Complete, Ok(response));
                 }
@@ -285,6 +288,12 @@ impl Report<'_> {
         self.evidence.address = Some(vital.address);
         self.evidence.tls = vital.tls.map(str::to_owned);
         self.evidence.reused = vital.requests.load(Ordering::Relaxed) > 0;
+    }
+
+    fn on_none(&mut self) {
+        self.evidence.address = None;
+        self.evidence.tls = None;
+        self.evidence.reused = false;
     }
 
     fn of(&mut self, attempt: &Attempt) {

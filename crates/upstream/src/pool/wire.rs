@@ -235,3 +235,26 @@ impl AsyncWrite for Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_both_http_gave_and_the_socket_took_counts_as_written() {
+        let wire = Wire::default();
+        wire.left.store(2_000, Ordering::Relaxed); // The TLS handshake.
+        let mark = wire.mark();
+        wire.accepted.fetch_add(300, Ordering::Relaxed);
+        assert_eq!(wire.written_since(mark), 0, "TLS holds all of it");
+        wire.left.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(wire.written_since(mark), 300, "a part may be enough");
+        let mark = wire.mark();
+        wire.left.fetch_add(24, Ordering::Relaxed);
+        assert_eq!(
+            wire.written_since(mark),
+            0,
+            "an alert is no part of a request"
+        );
+    }
+}

@@ -1,13 +1,15 @@
 //! One call: what it proves about what left, for every way an exchange can end.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gateway_core::connector::{Ended, NotSent, SendGate, UnknownReason};
-use gateway_upstream::pool::{CallFailure, PoolConfig};
-use http::StatusCode;
-use tokio::sync::Notify;
+use bytes::Bytes;
+use gateway_core::connector::{AlwaysOpen, Ended, NotSent, SendGate, UnknownReason};
+use gateway_upstream::pool::{Call, CallFailure, PoolConfig};
+use http::{HeaderMap, Method, StatusCode};
+use tokio::sync::{Notify, watch};
 
 use super::server::{Peer, Server};
 use super::{CountingResolver, config, pool, post, post_open, post_within, text};
@@ -206,12 +208,7 @@ async fn ends_unknown(
         answer_bytes_max: 2_000,
         ..config(server.base())
     });
-    let exchange = post_within(
-        &pool,
-        &gateway_core::connector::AlwaysOpen,
-        Duration::from_secs(20),
-    )
-    .await;
+    let exchange = post_within(&pool, &AlwaysOpen, Duration::from_secs(20)).await;
     assert!(exchange.evidence.bytes_written > 0);
     let CallFailure::Unknown(reason) = exchange.result.expect_err("no usable answer") else {
         panic!("not unknown")
@@ -391,7 +388,7 @@ async fn silence_is_unknown_after_the_timeout_and_the_connection_is_closed() {
             .await;
     let pool = pool(config(server.base()));
     let timeout = Duration::from_millis(100);
-    let exchange = post_within(&pool, &gateway_core::connector::AlwaysOpen, timeout).await;
+    let exchange = post_within(&pool, &AlwaysOpen, timeout).await;
     assert_eq!(
         exchange.result.expect_err("silence"),
         CallFailure::Unknown(UnknownReason::TimedOut)
@@ -401,6 +398,71 @@ async fn silence_is_unknown_after_the_timeout_and_the_connection_is_closed() {
     assert!(exchange.evidence.took >= timeout && exchange.evidence.took < Duration::from_secs(5));
     server.until(|log| log.connections[0].ended.is_some()).await;
     assert!(pool.snapshot().is_empty());
+}
+
+#[tokio::test]
+async fn bytes_are_counted_exactly_when_time_runs_out_half_way_through_the_request() {
+    let (read_on, _) = watch::channel(false);
+    let total = Arc::new(AtomicUsize::new(0));
+    let (finished, mut is_finished) = watch::channel(false);
+    let server = {
+        let (read_on, total, finished) =
+            (read_on.subscribe(), Arc::clone(&total), finished.clone());
+        Server::start(move |mut peer: Peer| {
+            let (mut read_on, total, finished) =
+                (read_on.clone(), Arc::clone(&total), finished.clone());
+            async move {
+                read_on.wait_for(|go| *go).await.expect("the test holds it");
+                total.store(peer.drain().await, Ordering::Relaxed);
+                finished.send_replace(true);
+            }
+        })
+        .await
+    };
+    let pool = pool(config(server.base()));
+    // More than the socket's buffers take while nobody reads.
+    let body = Bytes::from(vec![b'x'; 32 << 20]);
+    let headers = HeaderMap::new();
+    let call = Call {
+        method: Method::POST,
+        path: "/",
+        headers: &headers,
+        body: body.clone(),
+        timeout: Duration::from_millis(200),
+        gate: &AlwaysOpen,
+        label: "POST /",
+    };
+    let exchange = pool.call(call).await;
+    assert_eq!(
+        exchange.result.expect_err("nobody answers"),
+        CallFailure::Unknown(UnknownReason::TimedOut)
+    );
+    let written = exchange.evidence.bytes_written;
+    assert!(0 < written && written < body.len() as u64, "{written}");
+    read_on.send_replace(true);
+    is_finished
+        .wait_for(|finished| *finished)
+        .await
+        .expect("the server lives");
+    assert_eq!(total.load(Ordering::Relaxed) as u64, written);
+}
+
+#[tokio::test]
+async fn connections_that_close_as_soon_as_they_open_are_not_tried_for_ever() {
+    let server = Server::start(|peer: Peer| async move { peer.reset() }).await;
+    let pool = pool(config(server.base()));
+    let exchange = post_open(&pool).await;
+    let failure = exchange.result.expect_err("nobody behind them");
+    // Whoever is faster: the reset, or the request.
+    let unreachable = matches!(failure, CallFailure::NotSent(NotSent::Unreachable { .. }));
+    let closed = matches!(failure, CallFailure::Unknown(UnknownReason::Closed { .. }));
+    assert!(unreachable || closed, "{failure:?}");
+    assert_eq!(exchange.evidence.bytes_written > 0, closed, "{failure:?}");
+    assert!(
+        server.connection_count() <= 10,
+        "{} connections for one call",
+        server.connection_count()
+    );
 }
 
 #[tokio::test]

@@ -203,10 +203,14 @@ impl Peer {
         let _ = self.io.flush().await;
     }
 
-    /// Reads until the client closes, whatever it sends.
-    pub(crate) async fn drain(&mut self) {
-        let mut buffer = [0; 4096];
-        while self.io.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+    /// Reads until the client closes, whatever it sends, and says how much that was.
+    pub(crate) async fn drain(&mut self) -> usize {
+        let mut buffer = vec![0; 1 << 16];
+        let mut total = 0;
+        while let Ok(count @ 1..) = self.io.read(&mut buffer).await {
+            total += count;
+        }
+        total
     }
 
     pub(crate) async fn answer(&mut self, status: &str, body: &str) {
