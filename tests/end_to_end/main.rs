@@ -1,4 +1,3 @@
 //! End-to-end tests: one binary, one file per route.
 
 mod harness;
-mod simulator_kill;

@@ -5,7 +5,6 @@ mod caller;
 mod claims;
 pub mod jwks;
 pub mod keys;
-pub mod mint;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +17,7 @@ use http::{HeaderMap, header};
 pub use caller::{Caller, Scope, Scopes};
 use claims::Claims;
 use jwks::Jwks;
-use keys::{Algorithm, KeyFile, KeySet};
+use keys::{Algorithm, KeySet};
 
 use crate::problem::{Kind, Problem};
 
@@ -100,9 +99,8 @@ pub struct Rules {
 /// Where the keys come from.
 #[derive(Clone, Debug)]
 pub enum KeySource {
+    /// A key file; replaced as a whole by a reload.
     Fixed(Arc<KeySet>),
-    /// A file; somebody must run [`KeyFile::keep_fresh`].
-    File(Arc<KeyFile>),
     /// A URL; somebody must run [`Jwks::keep_fresh`].
     Fetched(Arc<Jwks>),
 }
@@ -195,7 +193,6 @@ impl Authenticator {
     fn keys(&self) -> (Arc<KeySet>, u64) {
         match &self.keys {
             KeySource::Fixed(keys) => (Arc::clone(keys), 0),
-            KeySource::File(file) => file.current(),
             KeySource::Fetched(jwks) => jwks.current(),
         }
     }

@@ -183,11 +183,11 @@ enum Piece {
 }
 
 fn pattern(listed: &str) -> Vec<Piece> {
-    const PLACEHOLDERS: [(&str, fn() -> Piece); 4] = [
-        ("(entity)", || Piece::Name),
-        ("(transaction)", || Piece::Name),
-        ("(error code)", || Piece::Anything),
-        ("(error message)", || Piece::Anything),
+    const PLACEHOLDERS: [&str; 4] = [
+        "(entity)",
+        "(transaction)",
+        "(error code)",
+        "(error message)",
     ];
     let listed = normalized(listed);
     let mut pieces = Vec::new();
@@ -195,14 +195,19 @@ fn pattern(listed: &str) -> Vec<Piece> {
     loop {
         let found = PLACEHOLDERS
             .iter()
-            .filter_map(|(text, make)| rest.find(text).map(|at| (at, text, make)));
-        let Some((at, text, make)) = found.min_by_key(|(at, ..)| *at) else {
+            .filter_map(|placeholder| rest.find(placeholder).map(|at| (at, *placeholder)));
+        let Some((at, text)) = found.min_by_key(|(at, _)| *at) else {
             break;
         };
         if at > 0 {
             pieces.push(Piece::Text(rest[..at].to_owned()));
         }
-        pieces.push(make());
+        let is_name = text == "(entity)" || text == "(transaction)";
+        pieces.push(if is_name {
+            Piece::Name
+        } else {
+            Piece::Anything
+        });
         rest = &rest[at + text.len()..];
     }
     if !rest.is_empty() {

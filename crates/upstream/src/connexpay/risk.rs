@@ -188,9 +188,8 @@ fn check_value(pointer: String, value: &Value, kind: &Kind, faults: &mut Vec<Fau
             return;
         }
         Kind::Moment => "must be as in 2020-06-30 or 2020-06-30 14:30:00",
-        Kind::Integer if value.is_u64() => return,
+        Kind::Integer | Kind::Loose(_) if value.is_u64() => return,
         Kind::Integer => "must be an integer, zero or more",
-        Kind::Loose(_) if value.is_u64() => return,
         Kind::Loose(max) => match value.as_str() {
             Some(text) if text.chars().count() <= *max && text.is_ascii() => return,
             _ => "must be an ASCII string or an integer, zero or more",

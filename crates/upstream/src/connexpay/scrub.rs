@@ -98,7 +98,7 @@ impl Echoes {
             serde_json::Value::String(text) => self.add(text),
             serde_json::Value::Array(items) => items.iter().for_each(|item| self.add_json(item)),
             serde_json::Value::Object(fields) => {
-                fields.values().for_each(|field| self.add_json(field))
+                fields.values().for_each(|field| self.add_json(field));
             }
             _ => {}
         }

@@ -1,4 +1,4 @@
-//! Their JSON: requests in the PascalCase of the reference, answers in its camelCase.
+//! Their JSON: requests in the reference's capitalised names, answers in its uncapitalised ones.
 //!
 //! Newer answers carry many fields that the reference does not know, and any field may be missing: every one is
 //! optional here, unknown ones are ignored, and what is missing is a question for `answers`.

@@ -1,0 +1,189 @@
+//! One call to the API: with a token, and with another one if that is refused.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gateway_core::connector::{AlwaysOpen, CallEvidence, NotSent, SendGate, UnknownReason};
+use gateway_core::token::{Token, TokenKeeper};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use tokio::time::Instant;
+
+use super::answers::Reply;
+use crate::pool::{Call, CallFailure, Pool, Response};
+
+/// Below this no repeat is begun: it would end as a timeout, and what was proven not executed would be unknown.
+const REPEAT_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+
+/// The API of one account.
+pub(super) struct Client {
+    pub(super) pool: Arc<Pool>,
+    pub(super) tokens: Arc<TokenKeeper>,
+    /// A 401 with the API's own body was refused before any processing.
+    pub(super) trust_401: bool,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("trust_401", &self.trust_401)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A call, but for the token.
+pub(super) struct Request<'a> {
+    pub(super) method: Method,
+    pub(super) path: &'a str,
+    /// For the evidence, without ids.
+    pub(super) label: &'a str,
+    pub(super) body: Bytes,
+    pub(super) timeout: Duration,
+}
+
+/// What came of it: an answer, whatever it says; or proof that nothing was executed; or neither.
+pub(super) enum Outcome {
+    Answered(Response),
+    NotSent(NotSent),
+    Unknown(UnknownReason),
+}
+
+impl Client {
+    /// Sends a request that may move money. After a 401 that proves "not executed", once more with another token;
+    /// `gate` is asked before each.
+    pub(super) async fn send(
+        &self,
+        request: &Request<'_>,
+        gate: &dyn SendGate,
+        evidence: &mut Vec<CallEvidence>,
+    ) -> Outcome {
+        self.call(request, gate, self.trust_401, evidence).await
+    }
+
+    /// Sends a request that moves no money: repeating it after any 401 is safe.
+    pub(super) async fn ask(
+        &self,
+        request: &Request<'_>,
+        evidence: &mut Vec<CallEvidence>,
+    ) -> Result<Response, String> {
+        match self.call(request, &AlwaysOpen, true, evidence).await {
+            Outcome::Answered(response) => Ok(response),
+            Outcome::NotSent(reason) => Err(format!("{}: nothing sent: {reason:?}", request.label)),
+            Outcome::Unknown(reason) => Err(format!("{}: no answer: {reason:?}", request.label)),
+        }
+    }
+
+    async fn call(
+        &self,
+        request: &Request<'_>,
+        gate: &dyn SendGate,
+        repeats: bool,
+        evidence: &mut Vec<CallEvidence>,
+    ) -> Outcome {
+        let mut token = match self.tokens.current().await {
+            Ok(token) => token,
+            Err(error) => return no_token(&error),
+        };
+        let began = Instant::now();
+        let first = match self
+            .call_once(request, &token, request.timeout, gate, evidence)
+            .await
+        {
+            Ok(response) if response.status == StatusCode::UNAUTHORIZED => response,
+            outcome => return finished(outcome),
+        };
+        let proven = reply(&first).own_error().is_some();
+        if !(repeats && (proven || request.method == Method::GET)) {
+            self.tokens.report_unauthorized(token.generation());
+            return Outcome::Answered(first);
+        }
+        token = match self.tokens.replace(token.generation()).await {
+            Ok(token) => token,
+            Err(error) => return no_token(&error),
+        };
+        // The account's timeout covers both.
+        let timeout = request.timeout.saturating_sub(began.elapsed());
+        if timeout < REPEAT_TIMEOUT_MIN {
+            return Outcome::Answered(first);
+        }
+        let second = self
+            .call_once(request, &token, timeout, gate, evidence)
+            .await;
+        if second
+            .as_ref()
+            .is_ok_and(|response| response.status == StatusCode::UNAUTHORIZED)
+        {
+            self.tokens.report_unauthorized(token.generation());
+        }
+        finished(second)
+    }
+
+    async fn call_once(
+        &self,
+        request: &Request<'_>,
+        token: &Token,
+        timeout: Duration,
+        gate: &dyn SendGate,
+        evidence: &mut Vec<CallEvidence>,
+    ) -> Result<Response, CallFailure> {
+        let Some(headers) = headers(request, token) else {
+            let detail = "the token cannot be written into a header".to_owned();
+            return Err(CallFailure::NotSent(NotSent::NoToken { detail }));
+        };
+        let exchange = self
+            .pool
+            .call(Call {
+                method: request.method.clone(),
+                path: request.path,
+                headers: &headers,
+                body: request.body.clone(),
+                timeout,
+                gate,
+                label: request.label,
+            })
+            .await;
+        evidence.push(exchange.evidence);
+        exchange.result
+    }
+}
+
+fn headers(request: &Request<'_>, token: &Token) -> Option<HeaderMap> {
+    const JSON: HeaderValue = HeaderValue::from_static("application/json");
+    let mut bearer = HeaderValue::from_str(&format!("Bearer {}", token.expose())).ok()?;
+    bearer.set_sensitive(true);
+    let mut headers = HeaderMap::with_capacity(3);
+    headers.insert(AUTHORIZATION, bearer);
+    headers.insert(ACCEPT, JSON);
+    if request.method != Method::GET {
+        headers.insert(CONTENT_TYPE, JSON);
+    }
+    Some(headers)
+}
+
+fn finished(result: Result<Response, CallFailure>) -> Outcome {
+    match result {
+        Ok(response) => Outcome::Answered(response),
+        Err(CallFailure::NotSent(reason)) => Outcome::NotSent(reason),
+        Err(CallFailure::Unknown(reason)) => Outcome::Unknown(reason),
+    }
+}
+
+fn no_token(error: &gateway_core::token::TokenError) -> Outcome {
+    Outcome::NotSent(NotSent::NoToken {
+        detail: error.to_string(),
+    })
+}
+
+/// The answer as the classification reads it.
+pub(super) fn reply(response: &Response) -> Reply<'_> {
+    Reply {
+        status: response.status.as_u16(),
+        content_type: response
+            .headers
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok()),
+        body: &response.body,
+    }
+}

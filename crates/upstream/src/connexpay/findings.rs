@@ -1,0 +1,623 @@
+//! What became of an operation: from their records to a finding.
+//!
+//! A record is ours only if it carries our reference; or, for a follow-up, if it names our parent, and the change from
+//! the baseline is exactly ours. Amount, card and time decide nothing.
+
+use gateway_core::connector::{
+    Approval, Control, Decline, DeclineClass, Finding, Found, Standing, UpstreamIds,
+};
+use gateway_core::money::Money;
+
+use super::answers::{self, Shape, Status};
+use super::codes;
+use super::requests::{Missing, Target, id};
+use super::scrub::Scrub;
+use super::searches::{Asking, Filter, Kind, is_guid, is_settled, status};
+use super::wire::Record;
+
+/// Records read behind the rows of one search.
+const CANDIDATES_MAX: usize = 8;
+
+impl Asking<'_> {
+    /// A sale or an authorization, by our reference.
+    pub(super) async fn create(&mut self, shape: Shape, control: Option<&Control>) -> Finding {
+        let kind = if shape == Shape::Sale {
+            Kind::Sales
+        } else {
+            Kind::AuthOnlys
+        };
+        let reference = self.subject.reference.as_str();
+        let rows = match self.search(kind, &Filter::OrderNumber(reference)).await {
+            Ok(rows) => rows,
+            Err(detail) => return Finding::CouldNotAsk { detail },
+        };
+        let nothing_came = rows.is_empty();
+        let mut ours = Vec::new();
+        let mut unread = None;
+        for row in self.candidates(rows) {
+            let Some(guid) = row.guid.clone() else {
+                continue;
+            };
+            match self.read(kind, &guid).await {
+                Ok(record) if carries(&record, &row, reference) => {
+                    ours.push(with_row(record, row));
+                }
+                Ok(_) => {}
+                // The row itself may carry it.
+                Err(_) if row.order_number.as_deref() == Some(reference) => ours.push(row),
+                Err(detail) => unread = Some(detail),
+            }
+        }
+        if !ours.is_empty() {
+            return self.ours(shape, ours).await;
+        }
+        if let Some(detail) = unread {
+            return Finding::CouldNotAsk { detail };
+        }
+        if !nothing_came {
+            return could_not("the search returned rows that are not ours: it ignores its filter");
+        }
+        let conclusive = match control {
+            Some(control) => self.finds(kind, control).await,
+            None => false,
+        };
+        Finding::NotFound { conclusive }
+    }
+
+    /// Whether the same search finds a transaction that is known to be there, and nothing else.
+    async fn finds(&mut self, kind: Kind, control: &Control) -> bool {
+        let name = if kind == Kind::Sales {
+            "sale"
+        } else {
+            "authorization"
+        };
+        let Some(guid) = control.ids.get(name) else {
+            return false;
+        };
+        let rows = self
+            .search(kind, &Filter::OrderNumber(control.reference.as_str()))
+            .await;
+        rows.is_ok_and(|rows| {
+            !rows.is_empty()
+                && rows.iter().all(|row| {
+                    row.guid
+                        .as_deref()
+                        .is_some_and(|row| row.eq_ignore_ascii_case(guid))
+                })
+        })
+    }
+
+    /// Rows worth reading: those that can be ours, those with our amount first. It only decides the order.
+    fn candidates(&self, rows: Vec<Record>) -> Vec<Record> {
+        let reference = self.subject.reference.as_str();
+        let possible = |row: &Record| {
+            row.order_number
+                .as_deref()
+                .is_none_or(|order| order == reference)
+        };
+        let mut rows: Vec<Record> = rows.into_iter().filter(possible).collect();
+        rows.sort_by_key(|row| self.money(row.amount.as_ref()) != Some(self.subject.amount));
+        rows.truncate(CANDIDATES_MAX);
+        rows
+    }
+
+    async fn ours(&mut self, shape: Shape, records: Vec<Record>) -> Finding {
+        let mut approved = Vec::new();
+        let mut declined = None;
+        for record in records {
+            match status(&record) {
+                Some(Status::Approved) => approved.push(record),
+                Some(Status::Declined) => declined = Some(record),
+                // Stored, and the processor not asked, or not reached: their books are not finished with it.
+                _ => return could_not("the record is there, without a result"),
+            }
+        }
+        if approved.len() > 1 {
+            let detail = format!(
+                "{} approved transactions carry our reference",
+                approved.len()
+            );
+            return Finding::Contradiction { detail };
+        }
+        match (approved.pop(), declined) {
+            (Some(record), _) => self.approved(shape, record).await,
+            (None, Some(record)) => declined_record(&record),
+            (None, None) => could_not("no record"),
+        }
+    }
+
+    async fn approved(&mut self, shape: Shape, record: Record) -> Finding {
+        if let Some(detail) = contradiction(&record) {
+            return Finding::Contradiction {
+                detail: detail.to_owned(),
+            };
+        }
+        let asked = self.subject.amount;
+        let Some(amount) = self.approved_amount(&record) else {
+            return could_not("an amount that cannot be read");
+        };
+        let Some(approval) = answers::approval(shape, &record, amount) else {
+            return could_not("a record without an id");
+        };
+        if shape == Shape::AuthOnly && record.related_capture.is_some() {
+            return self.captured(approval, &record).await;
+        }
+        let Some(remaining) = self.remaining(&record) else {
+            return could_not("a record without an effective amount");
+        };
+        // A hold is never settled, whatever its batch says.
+        let settled = shape == Shape::Sale && is_settled(&record);
+        let is_part = record
+            .processor_status_code
+            .as_deref()
+            .is_some_and(codes::is_partial);
+        if is_part && amount == asked && remaining == asked.minor() {
+            let detail = "approved in part, without saying how much".to_owned();
+            return Finding::Contradiction { detail };
+        }
+        Finding::Found(Found::Approved {
+            approval,
+            standing: Standing { remaining, settled },
+        })
+    }
+
+    /// An authorization that was captured: what stands of it is the sale.
+    async fn captured(&mut self, mut approval: Approval, record: &Record) -> Finding {
+        let authorization = approval.upstream_reference.clone();
+        let capture = record
+            .related_capture
+            .as_ref()
+            .and_then(|related| related.guid.clone());
+        let Some(capture) = capture else {
+            return could_not("captured, and the capture is not named");
+        };
+        let capture = match self.read(Kind::Captures, &capture).await {
+            Ok(record) => record,
+            Err(detail) => return Finding::CouldNotAsk { detail },
+        };
+        if !names(&capture, &authorization) {
+            return could_not("the capture that it names is another authorization's");
+        }
+        let Some(ids) =
+            answers::approval(Shape::Capture, &capture, approval.amount).map(|capture| capture.ids)
+        else {
+            return could_not("a capture without an id");
+        };
+        let Some(sale) = ids.get("sale").map(str::to_owned) else {
+            return could_not("a capture without its sale");
+        };
+        approval.ids.extend(&ids);
+        match self.stands(Kind::Sales, &sale, None).await {
+            Ok(sale) => Finding::Found(Found::Approved {
+                approval,
+                standing: Standing {
+                    remaining: sale.remaining,
+                    settled: sale.settled,
+                },
+            }),
+            Err(detail) => Finding::CouldNotAsk { detail },
+        }
+    }
+
+    /// A capture, by the authorization that it names: there is at most one.
+    pub(super) async fn capture(&mut self) -> Finding {
+        let Some(authorization) = id(self.subject, "authorization").map(str::to_owned) else {
+            return could_not("the payment has no authorization");
+        };
+        let finding = match self.capture_of(&authorization).await {
+            Ok(Some(capture)) => return self.found_capture(&capture),
+            Ok(None) => return Finding::NotFound { conclusive: true },
+            Err(detail) => Finding::CouldNotAsk { detail },
+        };
+        // Where captures cannot be read, the sale that ours made can be found by our order number.
+        let sales = self
+            .search(
+                Kind::Sales,
+                &Filter::OrderNumber(self.subject.reference.as_str()),
+            )
+            .await;
+        let reference = self.subject.reference.as_str();
+        let sale = sales.ok().and_then(|rows| {
+            rows.into_iter().find(|row| {
+                row.order_number.as_deref() == Some(reference)
+                    && status(row) == Some(Status::Approved)
+                    && row.guid.is_some()
+            })
+        });
+        match sale {
+            Some(sale) if self.money(sale.amount.as_ref()) == Some(self.subject.amount) => {
+                let guid = sale.guid.clone().unwrap_or_default();
+                let remaining = self.remaining(&sale).unwrap_or(self.subject.amount.minor());
+                let settled = is_settled(&sale);
+                self.followed(
+                    UpstreamIds::default().with("sale", guid.as_str()),
+                    guid,
+                    remaining,
+                    settled,
+                )
+            }
+            _ => finding,
+        }
+    }
+
+    /// The capture of an authorization, if there is one; why it cannot be told, if not.
+    async fn capture_of(&mut self, authorization: &str) -> Result<Option<Record>, String> {
+        let subject = self.subject;
+        let row = match &subject.parent_reference {
+            Some(reference) => {
+                let rows = self
+                    .search(Kind::AuthOnlys, &Filter::OrderNumber(reference.as_str()))
+                    .await;
+                rows.and_then(|rows| {
+                    let row = rows.into_iter().find(|row| is_guid(row, authorization));
+                    row.ok_or_else(|| "the search does not find the authorization".to_owned())
+                })
+            }
+            None => Err("the authorization's reference is not known".to_owned()),
+        };
+        match row {
+            Ok(row) => match row.related_capture {
+                None => return Ok(None),
+                Some(related) => {
+                    if let Some(guid) = related.guid {
+                        let capture = self.read(Kind::Captures, &guid).await?;
+                        return if names(&capture, authorization) {
+                            Ok(Some(capture))
+                        } else {
+                            Err("the capture that it names is another authorization's".to_owned())
+                        };
+                    }
+                }
+            },
+            Err(detail) => tracing::debug!(detail, "looking for the capture among all"),
+        }
+        let order = subject.parent_reference.as_ref().map(AsRef::<str>::as_ref);
+        let rows = self.search(Kind::Captures, &Filter::Days(subject)).await?;
+        let possible = |row: &Record| {
+            let theirs = row
+                .auth_only
+                .as_ref()
+                .and_then(|auth| auth.order_number.as_deref());
+            theirs.is_none() || theirs == order
+        };
+        let guids = rows
+            .iter()
+            .filter(|row| possible(row))
+            .filter_map(|row| row.guid.clone());
+        for guid in guids.take(CANDIDATES_MAX).collect::<Vec<_>>() {
+            let capture = self.read(Kind::Captures, &guid).await?;
+            if names(&capture, authorization) {
+                return Ok(Some(capture));
+            }
+        }
+        Err("no capture names the authorization, among those that were read".to_owned())
+    }
+
+    fn found_capture(&self, capture: &Record) -> Finding {
+        let reference = self.subject.reference.as_str();
+        if capture
+            .sequence_number
+            .as_deref()
+            .is_some_and(|theirs| !theirs.eq_ignore_ascii_case(reference))
+        {
+            let detail =
+                "the authorization was captured by a request that is not this one".to_owned();
+            return Finding::Contradiction { detail };
+        }
+        match status(&capture) {
+            Some(Status::Approved) => {}
+            Some(Status::Declined) => return declined_record(&capture),
+            _ => return could_not("the capture is there, without a result"),
+        }
+        if let Some(detail) = contradiction(&capture) {
+            return Finding::Contradiction {
+                detail: detail.to_owned(),
+            };
+        }
+        let sale = capture.sale_of_capture();
+        let captured = [
+            capture.new_amount.as_ref(),
+            capture.amount.as_ref(),
+            sale.and_then(|sale| sale.amount.as_ref()),
+        ];
+        // A list shows 0 whatever was captured.
+        let captured = captured
+            .into_iter()
+            .filter_map(|amount| self.money(amount))
+            .find(|amount| !amount.is_zero());
+        if captured.is_some_and(|amount| amount != self.subject.amount) {
+            let detail = "another amount was captured than asked".to_owned();
+            return Finding::Contradiction { detail };
+        }
+        let Some(approval) = answers::approval(Shape::Capture, &capture, self.subject.amount)
+        else {
+            return could_not("a capture without an id");
+        };
+        let stands = sale.unwrap_or(&capture);
+        let remaining = self
+            .remaining(stands)
+            .unwrap_or(self.subject.amount.minor());
+        Finding::Found(Found::Approved {
+            approval,
+            standing: Standing {
+                remaining,
+                settled: is_settled(stands),
+            },
+        })
+    }
+
+    /// A void, or a refund that was sent as one: nothing is left of what it names.
+    pub(super) async fn void(&mut self) -> Finding {
+        let (kind, guid) = match Target::of(self.subject) {
+            Ok(Target::Sale(guid)) => (Kind::Sales, guid.to_owned()),
+            Ok(Target::Authorization(guid)) => (Kind::AuthOnlys, guid.to_owned()),
+            Err(Missing::Id(name)) => return could_not(&format!("the payment has no {name}")),
+            Err(Missing::Card | Missing::Verb) => return could_not("not a void"),
+        };
+        let reference = self
+            .subject
+            .parent_reference
+            .as_ref()
+            .map(AsRef::<str>::as_ref);
+        let stands = match self.stands(kind, &guid, reference).await {
+            Ok(stands) => stands,
+            Err(detail) => return Finding::CouldNotAsk { detail },
+        };
+        let before = self
+            .subject
+            .prepared
+            .as_ref()
+            .and_then(|prepared| prepared.baseline);
+        let before = before.unwrap_or(self.subject.amount.minor());
+        match stands.remaining {
+            0 => {
+                let void = stands.record.related_void.and_then(|related| related.guid);
+                self.followed(
+                    UpstreamIds::default(),
+                    void.unwrap_or(guid),
+                    0,
+                    stands.settled,
+                )
+            }
+            remaining if remaining == before => {
+                match self.void_in_list(kind, &guid, reference).await {
+                    Ok(None) => Finding::NotFound { conclusive: true },
+                    Ok(Some(void)) => self.followed(
+                        UpstreamIds::default(),
+                        void.unwrap_or(guid),
+                        0,
+                        stands.settled,
+                    ),
+                    Err(detail) => Finding::CouldNotAsk { detail },
+                }
+            }
+            remaining => Finding::Contradiction {
+                detail: format!("before the void {before} stood, and now {remaining}"),
+            },
+        }
+    }
+
+    /// The void that a list names beside an authorization: whether its effective amount shows one is not documented.
+    async fn void_in_list(
+        &mut self,
+        kind: Kind,
+        guid: &str,
+        reference: Option<&str>,
+    ) -> Result<Option<Option<String>>, String> {
+        let (Kind::AuthOnlys, Some(reference)) = (kind, reference) else {
+            return Ok(None);
+        };
+        let rows = self.search(kind, &Filter::OrderNumber(reference)).await?;
+        let row = rows.into_iter().find(|row| is_guid(row, guid));
+        let row = row.ok_or_else(|| "the search does not find the authorization".to_owned())?;
+        Ok(row.related_void.map(|related| related.guid))
+    }
+
+    /// A refund: by the record that carries our reference, else by how what is left of the sale has changed.
+    pub(super) async fn refund(&mut self) -> Finding {
+        let Some(sale) = id(self.subject, "sale").map(str::to_owned) else {
+            return could_not("the payment has no sale");
+        };
+        let prepared = self.subject.prepared.as_ref();
+        if prepared.is_some_and(|prepared| prepared.as_void) {
+            return self.void().await;
+        }
+        let Some(before) = prepared.and_then(|prepared| prepared.baseline) else {
+            return could_not("what stood before the refund was not recorded");
+        };
+        let reference = self
+            .subject
+            .parent_reference
+            .as_ref()
+            .map(AsRef::<str>::as_ref);
+        let stands = match self.stands(Kind::Sales, &sale, reference).await {
+            Ok(stands) => stands,
+            Err(detail) => return Finding::CouldNotAsk { detail },
+        };
+        if stands.remaining == before {
+            return Finding::NotFound { conclusive: true };
+        }
+        let exactly_ours = before - stands.remaining == self.subject.amount.minor();
+        let returned = self.return_of(&sale, exactly_ours).await;
+        match returned {
+            Some(guid) => self.followed(
+                UpstreamIds::default(),
+                guid,
+                stands.remaining,
+                stands.settled,
+            ),
+            None if exactly_ours => self.followed(
+                UpstreamIds::default(),
+                sale,
+                stands.remaining,
+                stands.settled,
+            ),
+            None => Finding::Contradiction {
+                detail: format!(
+                    "before a refund of {} the sale stood at {before}, and now at {}",
+                    self.subject.amount.minor(),
+                    stands.remaining
+                ),
+            },
+        }
+    }
+
+    /// The id of our return. Rows do not name their sale, so the records are read; without our reference in one, a
+    /// return of this sale and amount is taken only where the totals have shown that it is ours.
+    async fn return_of(&mut self, sale: &str, exactly_ours: bool) -> Option<String> {
+        let mut rows = self
+            .search(Kind::Returns, &Filter::Days(self.subject))
+            .await
+            .ok()?;
+        rows.retain(|row| {
+            self.money(row.amount.as_ref())
+                .is_none_or(|amount| amount == self.subject.amount)
+        });
+        let guids: Vec<String> = rows
+            .into_iter()
+            .filter_map(|row| row.guid)
+            .take(CANDIDATES_MAX)
+            .collect();
+        let mut unnamed = Vec::new();
+        for guid in guids {
+            let Ok(record) = self.read(Kind::Returns, &guid).await else {
+                continue;
+            };
+            let of_sale = record
+                .sale_guid
+                .as_deref()
+                .or(record.sale.as_ref().and_then(|sale| sale.guid.as_deref()));
+            let approved = status(&record) == Some(Status::Approved);
+            if !approved || !of_sale.is_some_and(|guid| guid.eq_ignore_ascii_case(sale)) {
+                continue;
+            }
+            match record.sequence_number.as_deref() {
+                Some(theirs) if theirs.eq_ignore_ascii_case(self.subject.reference.as_str()) => {
+                    return Some(guid);
+                }
+                Some(_) => {}
+                None => unnamed.push(guid),
+            }
+        }
+        match unnamed.as_slice() {
+            [only] if exactly_ours => Some(only.clone()),
+            _ => None,
+        }
+    }
+
+    fn followed(
+        &self,
+        ids: UpstreamIds,
+        reference: String,
+        remaining: i64,
+        settled: bool,
+    ) -> Finding {
+        let approval = Approval {
+            ids,
+            upstream_reference: reference,
+            authorization_code: None,
+            amount: self.subject.amount,
+            card: None,
+        };
+        Finding::Found(Found::Approved {
+            approval,
+            standing: Standing { remaining, settled },
+        })
+    }
+
+    /// What was approved, at the time: what is left of it now is another matter.
+    fn approved_amount(&self, record: &Record) -> Option<Money> {
+        let amount = match &record.amount {
+            Some(amount) => self.money(Some(amount))?,
+            None => self.subject.amount,
+        };
+        let is_part = record
+            .processor_status_code
+            .as_deref()
+            .is_some_and(codes::is_partial);
+        let left = self
+            .money(record.effective_amount.as_ref())
+            .filter(|_| is_part);
+        let parts = [self.money(record.partially_approved_amount.as_ref()), left];
+        let smallest = parts
+            .into_iter()
+            .flatten()
+            .filter(|part| !part.is_zero())
+            .map(Money::minor)
+            .min();
+        let minor = smallest.map_or(amount.minor(), |part| part.min(amount.minor()));
+        Money::new(minor, amount.currency()).ok()
+    }
+}
+
+fn could_not(detail: &str) -> Finding {
+    Finding::CouldNotAsk {
+        detail: detail.to_owned(),
+    }
+}
+
+/// What only rows tell.
+fn with_row(mut record: Record, row: Record) -> Record {
+    record.related_capture = record.related_capture.or(row.related_capture);
+    record.related_void = record.related_void.or(row.related_void);
+    record
+}
+
+/// Whether the record is ours: by the sequence number where it has one, else by the order number.
+fn carries(record: &Record, row: &Record, reference: &str) -> bool {
+    match &record.sequence_number {
+        Some(theirs) => theirs.eq_ignore_ascii_case(reference),
+        None => {
+            let order = record
+                .order_number
+                .as_deref()
+                .or(row.order_number.as_deref());
+            order.is_some_and(|theirs| theirs.eq_ignore_ascii_case(reference))
+        }
+    }
+}
+
+fn names(capture: &Record, authorization: &str) -> bool {
+    let nested = capture
+        .auth_only
+        .as_ref()
+        .and_then(|auth| auth.guid.as_deref());
+    let named = capture.auth_only_guid.as_deref().or(nested);
+    named.is_some_and(|theirs| theirs.eq_ignore_ascii_case(authorization))
+}
+
+/// Why an approved record may be no payment.
+fn contradiction(record: &Record) -> Option<&'static str> {
+    if record.was_processed == Some(false) {
+        return Some("approved, yet not processed");
+    }
+    if record.risk_processing_only == Some(true) {
+        return Some("a risk check without an authorisation");
+    }
+    let code = record.processor_status_code.as_deref();
+    code.is_some_and(|code| !codes::is_success(code))
+        .then_some("approved, with a code that is no approval")
+}
+
+/// A record whose status is "declined". Unlike an answer, their finished books are believed whatever the code: a time-out
+/// code there is how it ended.
+fn declined_record(record: &Record) -> Finding {
+    if record.was_processed == Some(true) {
+        return Finding::Contradiction {
+            detail: "declined, yet processed".to_owned(),
+        };
+    }
+    let code = record.processor_status_code.as_deref();
+    let listed = code.and_then(codes::by_code);
+    let class = listed
+        .and_then(|listed| listed.class.decline())
+        .unwrap_or(DeclineClass::Soft);
+    let message = listed
+        .map_or("declined", |listed| listed.message)
+        .to_owned();
+    Finding::Found(Found::Declined(Decline {
+        class,
+        code: code.map(|code| Scrub(None).clean(code)),
+        message,
+    }))
+}

@@ -1,0 +1,146 @@
+//! Fetches access tokens: `POST /token`, a password grant.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use gateway_core::connector::AlwaysOpen;
+use gateway_core::token::{FetchedToken, TokenError, TokenSource};
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::body;
+use super::client::reply;
+use super::wire::TokenAnswer;
+use crate::pool::{Call, CallFailure, Pool};
+
+/// The login of one account.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    pub username: SecretString,
+    pub password: SecretString,
+}
+
+/// Where the login comes from; read for every token, so that a changed secret needs no restart.
+pub trait CredentialSource: Send + Sync + fmt::Debug {
+    /// # Errors
+    /// Why there is none, without the secret: a file that cannot be read, a variable that is not set.
+    fn credentials(&self) -> Result<Credentials, String>;
+}
+
+impl CredentialSource for Credentials {
+    fn credentials(&self) -> Result<Credentials, String> {
+        Ok(self.clone())
+    }
+}
+
+/// The token endpoint of one account, for its [`gateway_core::token::TokenKeeper`].
+pub struct ConnexPayTokens {
+    pool: Arc<Pool>,
+    credentials: Arc<dyn CredentialSource>,
+    timeout: Duration,
+}
+
+impl fmt::Debug for ConnexPayTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnexPayTokens")
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ConnexPayTokens {
+    /// `timeout` for one fetch, shorter than the keeper's own.
+    pub fn new(pool: Arc<Pool>, credentials: Arc<dyn CredentialSource>, timeout: Duration) -> Self {
+        Self {
+            pool,
+            credentials,
+            timeout,
+        }
+    }
+}
+
+#[async_trait]
+impl TokenSource for ConnexPayTokens {
+    async fn fetch(&self) -> Result<FetchedToken, TokenError> {
+        let credentials = self.credentials.credentials();
+        let login = credentials.map_err(|detail| TokenError::Unreachable { detail })?;
+        let fields = [
+            ("grant_type", "password"),
+            ("username", login.username.expose_secret()),
+            ("password", login.password.expose_secret()),
+        ];
+        let mut headers = HeaderMap::with_capacity(2);
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/x-www-form-urlencoded"),
+        );
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        let exchange = self
+            .pool
+            .call(Call {
+                method: Method::POST,
+                path: "/token",
+                headers: &headers,
+                body: body::form(&fields),
+                timeout: self.timeout,
+                gate: &AlwaysOpen,
+                label: "POST /token",
+            })
+            .await;
+        let response = exchange.result.map_err(|failure| {
+            let detail = match failure {
+                CallFailure::NotSent(reason) => format!("{reason:?}"),
+                CallFailure::Unknown(reason) => format!("{reason:?}"),
+            };
+            TokenError::Unreachable { detail }
+        })?;
+        let status = response.status.as_u16();
+        // The body of a refusal may repeat the login: only the status is told.
+        match status {
+            200..=299 => {}
+            400 | 401 | 403 => {
+                return Err(TokenError::Refused {
+                    detail: format!("HTTP {status}"),
+                });
+            }
+            500..=599 => {
+                return Err(TokenError::Unreachable {
+                    detail: format!("HTTP {status}"),
+                });
+            }
+            _ => {
+                return Err(TokenError::Unusable {
+                    detail: format!("HTTP {status}"),
+                });
+            }
+        }
+        let unusable = |detail: &str| TokenError::Unusable {
+            detail: detail.to_owned(),
+        };
+        let answer = reply(&response)
+            .json()
+            .map(serde_json::from_str::<TokenAnswer>);
+        let Some(Ok(answer)) = answer else {
+            return Err(unusable("no JSON with access_token and expires_in"));
+        };
+        let bearer = answer
+            .token_type
+            .is_none_or(|kind| kind.eq_ignore_ascii_case("bearer"));
+        let sendable = !answer.access_token.is_empty()
+            && answer
+                .access_token
+                .expose()
+                .bytes()
+                .all(|b| b.is_ascii_graphic());
+        if !bearer || !sendable || answer.expires_in == 0 {
+            return Err(unusable("a token that cannot be used"));
+        }
+        Ok(FetchedToken {
+            value: SecretString::from(answer.access_token.expose()),
+            expires_in: Duration::from_secs(answer.expires_in),
+        })
+    }
+}
