@@ -1,3 +1,4 @@
 //! End-to-end tests: one binary, one file per route.
 
 mod harness;
+mod simulator_kill;

@@ -5,6 +5,7 @@ mod caller;
 mod claims;
 pub mod jwks;
 pub mod keys;
+pub mod mint;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +18,7 @@ use http::{HeaderMap, header};
 pub use caller::{Caller, Scope, Scopes};
 use claims::Claims;
 use jwks::Jwks;
-use keys::{Algorithm, KeySet};
+use keys::{Algorithm, KeyFile, KeySet};
 
 use crate::problem::{Kind, Problem};
 
@@ -99,8 +100,9 @@ pub struct Rules {
 /// Where the keys come from.
 #[derive(Clone, Debug)]
 pub enum KeySource {
-    /// A key file; replaced as a whole by a reload.
     Fixed(Arc<KeySet>),
+    /// A file; somebody must run [`KeyFile::keep_fresh`].
+    File(Arc<KeyFile>),
     /// A URL; somebody must run [`Jwks::keep_fresh`].
     Fetched(Arc<Jwks>),
 }
@@ -193,6 +195,7 @@ impl Authenticator {
     fn keys(&self) -> (Arc<KeySet>, u64) {
         match &self.keys {
             KeySource::Fixed(keys) => (Arc::clone(keys), 0),
+            KeySource::File(file) => file.current(),
             KeySource::Fetched(jwks) => jwks.current(),
         }
     }

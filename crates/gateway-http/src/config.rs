@@ -221,9 +221,22 @@ pub struct Ledger {
     pub url: String,
     pub password_file: Option<PathBuf>,
     pub password_env: Option<String>,
-    /// For reads, the heartbeat and the resolver; each writer has one more.
-    #[serde(default = "Ledger::connections_default")]
-    pub connections_max: u32,
+    /// For the resolver, heartbeats and cancellations; each writer has one more.
+    #[serde(default = "Ledger::work_connections_default")]
+    pub work_connections: usize,
+    #[serde(default = "Ledger::read_connections_default")]
+    pub read_connections: usize,
+    #[serde(
+        deserialize_with = "span::deserialize",
+        default = "Ledger::connect_timeout_default"
+    )]
+    pub connect_timeout: Duration,
+    /// For a free connection.
+    #[serde(
+        deserialize_with = "span::deserialize",
+        default = "Ledger::connect_timeout_default"
+    )]
+    pub acquire_timeout: Duration,
     #[serde(
         deserialize_with = "span::deserialize",
         default = "Ledger::lock_timeout_default"
@@ -247,14 +260,20 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    fn connections_default() -> u32 {
-        16
+    fn work_connections_default() -> usize {
+        3
+    }
+    fn read_connections_default() -> usize {
+        6
+    }
+    fn connect_timeout_default() -> Duration {
+        Duration::from_secs(5)
     }
     fn lock_timeout_default() -> Duration {
         Duration::from_secs(2)
     }
     fn statement_timeout_default() -> Duration {
-        Duration::from_secs(5)
+        Duration::from_secs(10)
     }
     fn writers_default() -> usize {
         2
@@ -389,7 +408,7 @@ impl Default for Payments {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Resolver {
-    /// Pauses before the first checks; after them `repeat_every`.
+    /// When an unknown outcome is looked at, counted from the moment it became unknown; then `repeat_every`.
     #[serde(deserialize_with = "span::list::deserialize")]
     pub schedule: Vec<Duration>,
     #[serde(deserialize_with = "span::deserialize")]
@@ -414,8 +433,8 @@ impl Default for Resolver {
         Self {
             schedule: [2, 5, 15, 30, 120, 600].map(Duration::from_secs).to_vec(),
             repeat_every: Duration::from_mins(10),
-            scan_every: Duration::from_secs(1),
-            checks_max: 32,
+            scan_every: Duration::from_millis(250),
+            checks_max: 64,
             beat_every: Duration::from_millis(250),
             gap_max: Duration::from_secs(3),
             silent_after: Duration::from_secs(5),

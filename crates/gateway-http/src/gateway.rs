@@ -1,337 +1,316 @@
-//! Puts a gateway together from its configuration, runs it, and takes it down without losing a payment.
+//! The running service: engine, edge and what runs beside them, from start to the end of the drain.
 
 use std::collections::HashMap;
-use std::fmt;
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use gateway_core::clock::{Clock, SystemClock};
-use gateway_core::connector::Connector;
-use gateway_core::engine::{self, Engine, EngineOptions};
-use gateway_core::idempotency::FingerprintKeys;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::get;
+use gateway_core::clock::Clock;
+use gateway_core::engine::{Account, Engine, EngineOptions, Parts as EngineParts};
+use gateway_core::idempotency::{FingerprintKeyError, FingerprintKeys};
 use gateway_core::journal::JournalOptions;
 use gateway_core::key::{AccountName, ReplicaId};
 use gateway_core::liveness::LivenessOptions;
-use gateway_core::lock::{LocalLock, Lock, RedisLock, RedisLockOptions};
+use gateway_core::lock::Lock;
 use gateway_core::metrics::Metrics;
 use gateway_core::resolver::ResolverOptions;
 use gateway_core::store::Store;
 use prometheus_client::registry::Registry;
-use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
+use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::app::{App, Parts};
 use crate::auth::jwks::Jwks;
-use crate::auth::keys::KeySet;
+use crate::auth::keys::{KeyError, KeyFile};
 use crate::auth::{Authenticator, KeySource, Rules};
-use crate::config::{self, Config};
+use crate::config::{Auth, Config, SecretError};
 use crate::extract::BodyLimits;
+use crate::problem;
 use crate::rate::Rates;
+use crate::routes;
 use crate::server::{self, Bounds};
-use crate::tls::Certificate;
+use crate::telemetry::{HttpMetrics, observe, speak_problems};
+use crate::tls::{Certificate, TlsError};
 
-/// Why a gateway cannot start.
+/// How long callers' connections may take to close once every payment is done.
+const CLOSING_GRACE: Duration = Duration::from_secs(5);
+
+/// What is handed in: everything that has more than one form.
+#[derive(Debug)]
+pub struct Pieces {
+    pub clock: Arc<dyn Clock>,
+    pub store: Arc<dyn Store>,
+    pub lock: Arc<dyn Lock>,
+    pub keys: Arc<FingerprintKeys>,
+    pub accounts: HashMap<AccountName, Arc<Account>>,
+    /// Connectors have registered theirs.
+    pub registry: Registry,
+}
+
+/// Why the service does not start. Nothing was served.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("{what}: {detail}")]
-    Unusable { what: String, detail: String },
-    #[error("the ledger cannot be trusted with payments:\n{}", .0.join("\n"))]
-    Ledger(Vec<String>),
+    #[error("auth.key_file {0}")]
+    AuthKeys(#[source] KeyError),
+    #[error("auth.jwks_url cannot be used")]
+    Jwks(#[source] reqwest::Error),
+    #[error("auth.jwks_url is not a URL")]
+    JwksUrl,
+    #[error("server.tls: {0}")]
+    Tls(#[from] TlsError),
+    #[error("cannot listen on {address}")]
+    Listen {
+        address: std::net::SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{name}: {source}")]
+    Secret { name: String, source: SecretError },
+    #[error("keys.fingerprint: {0}")]
+    Fingerprint(#[from] FingerprintKeyError),
 }
 
-impl StartError {
-    pub(crate) fn because(what: impl Into<String>, error: &dyn std::error::Error) -> Self {
-        let mut detail = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            detail = format!("{detail}: {cause}");
-            source = cause.source();
-        }
-        Self::Unusable { what: what.into(), detail }
-    }
-}
-
-/// What a gateway takes from outside besides its configuration: the machine's own in production.
-#[derive(Clone)]
-pub struct Seams {
-    pub clock: Arc<dyn Clock>,
-    /// Replaces an account's connector by one around it.
-    pub wrap_connector: Option<Wrap<dyn Connector>>,
-    pub wrap_store: Option<Wrap<dyn Store>>,
-}
-
-/// A decorator of one part.
-pub type Wrap<T> = Arc<dyn Fn(Arc<T>) -> Arc<T> + Send + Sync>;
-
-impl Default for Seams {
-    fn default() -> Self {
-        Self { clock: Arc::new(SystemClock), wrap_connector: None, wrap_store: None }
-    }
-}
-
-impl fmt::Debug for Seams {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Seams").field("clock", &self.clock).finish_non_exhaustive()
-    }
-}
-
-/// A gateway, ready to serve.
+/// The service, ready to be served.
 #[derive(Debug)]
 pub struct Gateway {
+    pub app: App,
     config: Config,
-    app: App,
-    registry: Arc<Registry>,
     certificate: Option<Arc<Certificate>>,
-    background: Vec<AbortHandle>,
+    keys: KeySource,
 }
 
 impl Gateway {
-    /// Builds everything that the configuration names. Neither ledger, lock nor processor need to be there yet:
-    /// `/readyz` tells. Runs inside a tokio runtime.
-    pub fn assemble(config: Config, seams: Seams) -> Result<Self, StartError> {
-        let mut registry = Registry::default();
+    /// Starts the engine and builds the edge. The engine beats from here on.
+    pub fn start(config: Config, mut pieces: Pieces) -> Result<Self, StartError> {
+        let keys = key_source(&config.auth)?;
+        let certificate = config
+            .server
+            .tls
+            .as_ref()
+            .map(Certificate::load)
+            .transpose()?;
+        let subjects = config.clients.iter().flat_map(|(client, rules)| {
+            rules
+                .subjects
+                .iter()
+                .map(move |subject| (subject.clone(), client.clone()))
+        });
+        let authenticator = Authenticator::new(
+            rules(&config.auth),
+            keys.clone(),
+            subjects,
+            Arc::clone(&pieces.clock),
+        );
+        let limits = config
+            .clients
+            .iter()
+            .map(|(client, rules)| (client.clone(), rules.rate_per_second, rules.burst));
+        let rates = Rates::new(limits, Arc::clone(&pieces.clock));
         let metrics = Arc::new(Metrics::default());
-        metrics.register(&mut registry);
-        let clock = seams.clock;
-        let store = crate::ledger::open(&config.ledger)?;
-        let store = match &seams.wrap_store {
-            Some(wrap) => wrap(store),
-            None => store,
-        };
-        let lock = open_lock(&config.lock)?;
-        let keys = Arc::new(fingerprint_keys(&config.keys)?);
-        let upstreams = crate::upstreams::Upstreams {
-            store: Arc::clone(&store),
-            lock: Arc::clone(&lock),
-            clock: Arc::clone(&clock),
-            token_key: crate::upstreams::token_key(&config.keys)?,
-        };
-        let mut accounts = HashMap::new();
-        for (name, account) in &config.accounts {
-            let mut connector = upstreams.connector(name, account, &mut registry)?;
-            if let Some(wrap) = &seams.wrap_connector {
-                connector = wrap(connector);
-            }
-            accounts.insert(name.clone(), Arc::new(engine_account(name, account, connector)));
-        }
-        let replica = ReplicaId::generate(clock.now(), rand::random());
-        let parts = engine::Parts {
-            store,
-            lock,
-            clock: Arc::clone(&clock),
-            keys,
-            accounts,
+        metrics.register(&mut pieces.registry);
+        let http_metrics = HttpMetrics::default();
+        http_metrics.register(&mut pieces.registry);
+        let parts = EngineParts {
+            store: pieces.store,
+            lock: pieces.lock,
+            clock: Arc::clone(&pieces.clock),
+            keys: pieces.keys,
+            accounts: pieces.accounts,
             metrics,
-            replica,
+            replica: ReplicaId::generate(pieces.clock.now(), rand::random()),
         };
         let engine = Arc::new(Engine::start(parts, engine_options(&config)));
-        let mut background = Vec::new();
-        let authenticator = Arc::new(authenticator(&config, &clock, &mut background)?);
-        let certificate = match &config.server.tls {
-            Some(files) => {
-                let certificate = Certificate::load(files)
-                    .map_err(|error| StartError::because("server.tls", &error))?;
-                let fresh = Arc::clone(&certificate);
-                background.push(tokio::spawn(async move { fresh.keep_fresh().await }).abort_handle());
-                Some(certificate)
-            }
-            None => None,
-        };
         let app = App::new(Parts {
             engine,
-            authenticator,
-            clock: Arc::clone(&clock),
+            authenticator: Arc::new(authenticator),
+            rates,
+            clock: pieces.clock,
             body_limits: BodyLimits {
                 bytes_max: config.server.body_bytes_max,
                 read_timeout: config.server.body_read_timeout,
             },
-            rates: rates(&config, clock),
             request_timeout_max: config.server.request_timeout_max,
             retention: config.payments.retention,
+            quarantine: config.payments.quarantine,
+            http_metrics,
+            registry: Arc::new(pieces.registry),
         });
-        Ok(Self { config, app, registry: Arc::new(registry), certificate, background })
+        Ok(Self {
+            app,
+            config,
+            certificate,
+            keys,
+        })
     }
 
-    pub fn engine(&self) -> &Arc<Engine> {
-        &self.app.engine
-    }
-
-    pub fn config(&self) -> &Config {
-        &self.config
-    }
-
-    /// Every route.
+    /// Every route of the edge. `/metrics` too, unless it has an address of its own.
     pub fn router(&self) -> Router {
-        crate::routes::all(self.app.clone(), Arc::clone(&self.registry))
+        let metrics = self.config.server.metrics_listen.is_none();
+        router(&self.app, metrics)
     }
 
-    /// Refuses a ledger that would forget, or whose schema is older. An unreachable one is no fault: it may come back.
-    pub async fn check_ledger(&self) -> Result<(), StartError> {
-        match self.app.engine.store().faults().await {
-            Ok(faults) if faults.is_empty() => Ok(()),
-            Ok(faults) => Err(StartError::Ledger(faults)),
-            Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the ledger cannot be checked yet");
-                Ok(())
-            }
-        }
-    }
-
-    /// Serves until `stop` turns true; then takes no new work, finishes what is under way, and hands over the rest.
-    pub async fn serve(self, listener: TcpListener, mut stop: watch::Receiver<bool>) -> Result<(), StartError> {
-        let tls = match &self.certificate {
-            Some(certificate) => Some(
-                certificate.server_config().map_err(|error| StartError::because("server.tls", &error))?,
-            ),
-            None => None,
-        };
+    /// Serves on `listener` until `stop` ends, then drains: `/readyz` fails, known keys are answered, nothing new is
+    /// taken, payments under way finish or are handed over; then the connections close.
+    pub async fn run(
+        self,
+        listener: TcpListener,
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<(), StartError> {
+        let mut beside = JoinSet::new();
+        self.keep_fresh(&mut beside);
         let (close, closing) = watch::channel(false);
-        let grace = self.config.server.drain_timeout;
+        if let Some(address) = self.config.server.metrics_listen {
+            let metrics_listener =
+                server::bind(address).map_err(|source| StartError::Listen { address, source })?;
+            let router = Router::new()
+                .route("/metrics", get(routes::health::metrics))
+                .with_state(self.app.clone());
+            let bounds = Bounds {
+                connections_max: 64,
+                ..Bounds::from(&self.config.server)
+            };
+            let closing = closing.clone();
+            beside.spawn(server::serve(
+                metrics_listener,
+                router,
+                None,
+                bounds,
+                closing,
+                CLOSING_GRACE,
+            ));
+        }
+        let tls = self
+            .certificate
+            .as_ref()
+            .map(Certificate::server_config)
+            .transpose()?;
         let bounds = Bounds::from(&self.config.server);
-        let serving = tokio::spawn(server::serve(listener, self.router(), tls, bounds, closing, grace));
-        let _ = stop.wait_for(|stop| *stop).await;
-        tracing::info!("draining");
-        // `/readyz` fails from here on. Callers who come all the same are answered from the record, or told to go on.
-        self.app.engine.begin_drain();
-        self.app.engine.drain(grace).await;
+        let serving = server::serve(listener, self.router(), tls, bounds, closing, CLOSING_GRACE);
+        let serving = tokio::spawn(serving);
+        stop.await;
+        tracing::info!(under_way = self.app.engine.under_way(), "draining");
+        self.app
+            .engine
+            .drain(self.config.server.drain_timeout)
+            .await;
         let _ = close.send(true);
-        let _ = serving.await;
+        if serving.await.is_err() {
+            tracing::error!("the accept loop panicked");
+        }
+        beside.shutdown().await;
+        tracing::info!("stopped");
         Ok(())
     }
-}
 
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        self.background.iter().for_each(AbortHandle::abort);
-    }
-}
-
-fn open_lock(config: &config::Lock) -> Result<Arc<dyn Lock>, StartError> {
-    if config.url == "local" {
-        return Ok(Arc::new(LocalLock::new()));
-    }
-    let secret = config.password().map(|secret| secret.read()).transpose();
-    let password = secret.map_err(|error| StartError::because("lock.password", &error))?;
-    let url = with_password(&config.url, password.as_ref());
-    let options = RedisLockOptions {
-        prefix: config.prefix.clone(),
-        command_timeout: config.command_timeout,
-        ..RedisLockOptions::default()
-    };
-    let lock = RedisLock::new(url.expose_secret(), options)
-        .map_err(|error| StartError::because("lock.url", &error))?;
-    Ok(Arc::new(lock))
-}
-
-/// Puts a password into `scheme://[user@]host…`, percent-encoded: it may hold any character.
-pub(crate) fn with_password(url: &str, password: Option<&SecretString>) -> SecretString {
-    let Some(password) = password else { return url.to_owned().into() };
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned().into() };
-    let encoded: String = password.expose_secret().bytes().map(|byte| format!("%{byte:02X}")).collect();
-    match rest.split_once('@') {
-        Some((user, host)) => format!("{scheme}://{user}:{encoded}@{host}").into(),
-        None => format!("{scheme}://:{encoded}@{rest}").into(),
-    }
-}
-
-fn fingerprint_keys(keys: &config::Keys) -> Result<FingerprintKeys, StartError> {
-    let unreadable = |error: config::SecretError| StartError::because("keys.fingerprint", &error);
-    let Some(current) = keys.fingerprint() else {
-        let detail = "is required".to_owned();
-        return Err(StartError::Unusable { what: "keys.fingerprint".to_owned(), detail });
-    };
-    let current = current.read().map_err(unreadable)?;
-    let older: Vec<_> =
-        keys.fingerprint_older().map(|secret| secret.read()).collect::<Result<_, _>>().map_err(unreadable)?;
-    FingerprintKeys::parse(&current, &older)
-        .map_err(|error| StartError::because("keys.fingerprint", &error))
-}
-
-fn engine_account(
-    name: &AccountName,
-    account: &config::Account,
-    connector: Arc<dyn Connector>,
-) -> engine::Account {
-    engine::Account {
-        name: name.clone(),
-        connector,
-        endpoint: account.base_url.clone(),
-        currencies: account.currencies.clone(),
-        timeout: account.timeout,
-        late_arrival_horizon: account.late_arrival_horizon,
-    }
-}
-
-fn engine_options(config: &Config) -> EngineOptions {
-    EngineOptions {
-        permits_max: config.payments.permits_max,
-        permits_per_client_max: config.payments.permits_per_client_max,
-        journal: JournalOptions {
-            writers: config.ledger.writers,
-            batch_max: config.ledger.batch_max,
-            queue_max: config.ledger.queue_max,
-        },
-        liveness: LivenessOptions {
-            beat_every: config.resolver.beat_every,
-            gap_max: config.resolver.gap_max,
-            silent_after: config.resolver.silent_after,
-        },
-        resolver: ResolverOptions {
-            schedule: config.resolver.schedule.clone(),
-            repeat_every: config.resolver.repeat_every,
-            scan_every: config.resolver.scan_every,
-            checks_max: config.resolver.checks_max,
-        },
-        ask_every: config.payments.ask_every,
-        quarantine: config.payments.quarantine,
-    }
-}
-
-fn authenticator(
-    config: &Config,
-    clock: &Arc<dyn Clock>,
-    background: &mut Vec<AbortHandle>,
-) -> Result<Authenticator, StartError> {
-    let auth = &config.auth;
-    let keys = match (&auth.key_file, &auth.jwks_url) {
-        (Some(file), _) => {
-            let text = std::fs::read_to_string(file)
-                .map_err(|error| StartError::because(format!("auth.key_file {}", file.display()), &error))?;
-            let keys = KeySet::from_pem(&text).map_err(|error| StartError::because("auth.key_file", &error))?;
-            KeySource::Fixed(Arc::new(keys))
+    fn keep_fresh(&self, beside: &mut JoinSet<()>) {
+        match &self.keys {
+            KeySource::Fixed(_) => {}
+            KeySource::File(file) => {
+                let file = Arc::clone(file);
+                beside.spawn(async move { file.keep_fresh().await });
+            }
+            KeySource::Fetched(jwks) => {
+                let jwks = Arc::clone(jwks);
+                beside.spawn(async move { jwks.keep_fresh().await });
+            }
         }
-        (None, Some(url)) => {
-            let url = url.parse().map_err(|error| StartError::Unusable {
-                what: "auth.jwks_url".to_owned(),
-                detail: format!("{error}"),
-            })?;
-            let jwks = Jwks::new(url, auth.jwks_refresh, auth.jwks_cooldown)
-                .map_err(|error| StartError::because("auth.jwks_url", &error))?;
-            let jwks = Arc::new(jwks);
-            let fresh = Arc::clone(&jwks);
-            background.push(tokio::spawn(async move { fresh.keep_fresh().await }).abort_handle());
-            KeySource::Fetched(jwks)
+        if let Some(certificate) = &self.certificate {
+            let certificate = Arc::clone(certificate);
+            beside.spawn(async move { certificate.keep_fresh().await });
         }
-        (None, None) => {
-            let detail = "one of auth.key_file and auth.jwks_url is required".to_owned();
-            return Err(StartError::Unusable { what: "auth".to_owned(), detail });
-        }
-    };
-    let rules = Rules {
+    }
+}
+
+fn router(app: &App, with_metrics: bool) -> Router {
+    let mut router = routes::v1()
+        .route("/healthz", get(routes::health::live))
+        .route("/readyz", get(routes::health::ready));
+    if with_metrics {
+        router = router.route("/metrics", get(routes::health::metrics));
+    }
+    router
+        .merge(routes::pages::router())
+        .fallback(problem::no_such_route)
+        .method_not_allowed_fallback(problem::no_such_method)
+        .with_state(app.clone())
+        .layer(from_fn(speak_problems))
+        .layer(CatchPanicLayer::custom(problem::panic_answer))
+        .layer(from_fn_with_state(app.http_metrics.clone(), observe))
+}
+
+fn key_source(auth: &Auth) -> Result<KeySource, StartError> {
+    if let Some(path) = &auth.key_file {
+        let file = KeyFile::load(path).map_err(StartError::AuthKeys)?;
+        return Ok(KeySource::File(Arc::new(file)));
+    }
+    let url = auth
+        .jwks_url
+        .as_deref()
+        .and_then(|url| url.parse().ok())
+        .ok_or(StartError::JwksUrl)?;
+    let jwks = Jwks::new(url, auth.jwks_refresh, auth.jwks_cooldown).map_err(StartError::Jwks)?;
+    Ok(KeySource::Fetched(Arc::new(jwks)))
+}
+
+fn rules(auth: &Auth) -> Rules {
+    Rules {
         issuer: auth.issuer.clone(),
         audience: auth.audience.clone(),
         algorithms: auth.algorithms.clone(),
         lifetime_max: auth.jwt_lifetime_max,
         leeway: auth.leeway,
-    };
-    let clients = config.clients.iter().flat_map(|(client, rules)| {
-        rules.subjects.iter().map(move |subject| (subject.clone(), client.clone()))
-    });
-    Ok(Authenticator::new(rules, keys, clients, Arc::clone(clock)))
+    }
 }
 
-fn rates(config: &Config, clock: Arc<dyn Clock>) -> Rates {
-    Rates::new(config.clients.iter().map(|(client, rules)| (client.clone(), rules.rate_per_second, rules.burst)), clock)
+/// The engine's figures, as the operator wants them.
+pub fn engine_options(config: &Config) -> EngineOptions {
+    let (ledger, payments, resolver) = (&config.ledger, &config.payments, &config.resolver);
+    EngineOptions {
+        permits_max: payments.permits_max,
+        permits_per_client_max: payments.permits_per_client_max,
+        journal: JournalOptions {
+            writers: ledger.writers,
+            batch_max: ledger.batch_max,
+            queue_max: ledger.queue_max,
+        },
+        liveness: LivenessOptions {
+            beat_every: resolver.beat_every,
+            gap_max: resolver.gap_max,
+            silent_after: resolver.silent_after,
+        },
+        resolver: ResolverOptions {
+            schedule: resolver.schedule.clone(),
+            repeat_every: resolver.repeat_every,
+            scan_every: resolver.scan_every,
+            checks_max: resolver.checks_max,
+        },
+        ask_every: payments.ask_every,
+        quarantine: payments.quarantine,
+    }
+}
+
+/// The managed keys behind fingerprints and upstream references.
+pub fn fingerprint_keys(config: &Config) -> Result<FingerprintKeys, StartError> {
+    let failed = |name: &str| {
+        let name = name.to_owned();
+        move |source| StartError::Secret { name, source }
+    };
+    let name = "keys.fingerprint";
+    let current = config
+        .keys
+        .fingerprint()
+        .expect("validated: one of the two is set");
+    let current = current.read().map_err(failed(name))?;
+    let older = config
+        .keys
+        .fingerprint_older()
+        .map(|secret| secret.read())
+        .collect::<Result<Vec<_>, _>>();
+    let older = older.map_err(failed("keys.fingerprint_older_files"))?;
+    Ok(FingerprintKeys::parse(&current, &older)?)
 }

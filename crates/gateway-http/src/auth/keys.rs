@@ -1,5 +1,9 @@
 //! Public keys that verify tokens, each bound to the one algorithm it may be used with.
 
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
 use jsonwebtoken::{DecodingKey, Validation};
 use serde::Deserialize;
@@ -100,6 +104,8 @@ impl VerifyKey {
 /// Why a key file or key set gives no keys.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
+    #[error("cannot be read")]
+    Read(#[source] std::io::Error),
     #[error("holds no public key in PEM form")]
     NoPem,
     #[error("key {position} is not a public Ed25519, P-256 or RSA key")]
@@ -187,6 +193,73 @@ impl KeySet {
     }
 }
 
+/// A key file that may change.
+#[derive(Debug)]
+pub struct KeyFile {
+    path: PathBuf,
+    current: RwLock<(Arc<KeySet>, u64)>,
+}
+
+/// How often a key file is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+impl KeyFile {
+    pub fn load(path: &Path) -> Result<Self, KeyError> {
+        let keys = Self::read(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            current: RwLock::new((Arc::new(keys), 0)),
+        })
+    }
+
+    /// The keys with their generation, which every reload raises.
+    pub fn current(&self) -> (Arc<KeySet>, u64) {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        (Arc::clone(&current.0), current.1)
+    }
+
+    /// Reads the file again. What cannot be used leaves the old keys in use.
+    pub fn reload(&self) -> Result<(), KeyError> {
+        let keys = Arc::new(Self::read(&self.path)?);
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        *current = (keys, current.1 + 1);
+        Ok(())
+    }
+
+    /// Looks at the file for ever, and reloads when it changed.
+    pub async fn keep_fresh(&self) {
+        let changed_at = || {
+            std::fs::metadata(&self.path)
+                .and_then(|metadata| metadata.modified())
+                .ok()
+        };
+        let mut seen = changed_at();
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let found = changed_at();
+            if found == seen {
+                continue;
+            }
+            match self.reload() {
+                Ok(()) => {
+                    seen = found;
+                    tracing::info!("the keys that verify tokens were replaced");
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the keys that verify tokens stay as they are"
+                    );
+                }
+            }
+        }
+    }
+
+    fn read(path: &Path) -> Result<KeySet, KeyError> {
+        KeySet::from_pem(&std::fs::read_to_string(path).map_err(KeyError::Read)?)
+    }
+}
+
 fn pem_blocks(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
@@ -228,6 +301,30 @@ mod tests {
             Err(KeyError::NotAKey { position: 1 })
         ));
         assert!(matches!(KeySet::from_pem("nothing"), Err(KeyError::NoPem)));
+    }
+
+    #[test]
+    fn a_key_file_is_replaced_as_a_whole_or_not_at_all() {
+        let path = std::env::temp_dir().join(format!("quittance-keys-{}", std::process::id()));
+        let pem = |count: usize| -> String {
+            let make = || {
+                rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519)
+                    .expect("key")
+                    .public_key_pem()
+            };
+            (0..count).map(|_| make()).collect()
+        };
+        std::fs::write(&path, pem(1)).expect("written");
+        let file = KeyFile::load(&path).expect("keys");
+        assert_eq!((file.current().0.len(), file.current().1), (1, 0));
+        std::fs::write(&path, pem(2)).expect("written");
+        file.reload().expect("keys");
+        assert_eq!((file.current().0.len(), file.current().1), (2, 1));
+        std::fs::write(&path, "half a file").expect("written");
+        assert!(file.reload().is_err());
+        assert_eq!((file.current().0.len(), file.current().1), (2, 1));
+        std::fs::remove_file(&path).expect("removed");
+        assert!(KeyFile::load(&path).is_err());
     }
 
     #[test]

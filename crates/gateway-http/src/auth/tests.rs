@@ -15,6 +15,7 @@ struct Signer {
     algorithm: Algorithm,
     encoding: EncodingKey,
     public_pem: String,
+    private_pem: String,
 }
 
 impl Signer {
@@ -38,6 +39,7 @@ impl Signer {
             algorithm,
             encoding: encoding.expect("PEM"),
             public_pem: pair.public_key_pem(),
+            private_pem: pem,
         }
     }
 
@@ -47,12 +49,13 @@ impl Signer {
         let pair = RsaKeyPair::generate(KeySize::Rsa2048).expect("key");
         let private: Pkcs8V1Der<'_> = pair.as_der().expect("DER");
         let public: PublicKeyX509Der<'_> = pair.public_key().as_der().expect("DER");
-        let encoding = EncodingKey::from_rsa_pem(pem("PRIVATE KEY", private.as_ref()).as_bytes())
-            .expect("PEM");
+        let private_pem = pem("PRIVATE KEY", private.as_ref());
+        let encoding = EncodingKey::from_rsa_pem(private_pem.as_bytes()).expect("PEM");
         Self {
             algorithm: Algorithm::Rs256,
             encoding,
             public_pem: pem("PUBLIC KEY", public.as_ref()),
+            private_pem,
         }
     }
 
@@ -355,6 +358,36 @@ async fn the_header_must_be_one_bearer_token() {
         ask(&[format!("Bearer {token}"), format!("Bearer {token}")]).await,
         Err(AuthError::Repeated)
     );
+}
+
+#[tokio::test]
+async fn what_the_command_line_mints_is_accepted() {
+    for algorithm in Algorithm::ALL {
+        let signer = Signer::new(algorithm);
+        let (auth, _) = authenticator(&signer);
+        let wanted = mint::Wanted {
+            issuer: "https://idp.test".into(),
+            audience: "quittance".into(),
+            subject: "pod-7".into(),
+            scopes: Scope::ALL.to_vec(),
+            lifetime: Duration::from_mins(30),
+            accounts: Some(vec!["acme-us".into()]),
+            max_amount: [("USD".to_owned(), 5)].into(),
+        };
+        let key = mint::SigningKey::from_pem(&signer.private_pem).expect("a key");
+        assert_eq!(key.algorithm(), algorithm);
+        let token = key.sign(&wanted, Timestamp::from_seconds(NOW));
+        let caller = auth.verify(&token).await.expect("accepted");
+        assert!(Scope::ALL.into_iter().all(|scope| caller.scopes.has(scope)));
+        assert_eq!(
+            caller.accounts.as_deref(),
+            Some(["acme-us".to_owned()].as_slice())
+        );
+        assert!(
+            caller.require_amount("USD", 5).is_ok() && caller.require_amount("USD", 6).is_err()
+        );
+    }
+    assert!(mint::SigningKey::from_pem(&Signer::new(Algorithm::EdDsa).public_pem).is_err());
 }
 
 /// Serves a key set, counting how often it is asked.

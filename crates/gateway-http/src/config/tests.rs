@@ -224,7 +224,12 @@ fn values_are_looked_at_together() {
             "mysql://host/db".into(),
             "must begin with postgres://",
         ),
-        (&["ledger"], "lock_timeout", "6s".into(), "never be reached"),
+        (
+            &["ledger"],
+            "lock_timeout",
+            "11s".into(),
+            "never be reached",
+        ),
         (&["ledger"], "queue_max", 9_999.into(), "must find a place"),
         (&["lock"], "url", "memcached://host".into(), "lock.url"),
         (
@@ -239,7 +244,7 @@ fn values_are_looked_at_together() {
             &["resolver"],
             "schedule",
             vec!["5s", "2s"].into(),
-            "shorter",
+            "must ascend",
         ),
         (
             &["auth"],

@@ -169,7 +169,26 @@ impl Config {
             ledger.password_env.as_ref(),
             &mut faults.0,
         );
-        faults.within("ledger.connections_max", ledger.connections_max, &(2..=500));
+        faults.within(
+            "ledger.work_connections",
+            ledger.work_connections,
+            &(1..=100),
+        );
+        faults.within(
+            "ledger.read_connections",
+            ledger.read_connections,
+            &(1..=500),
+        );
+        faults.span(
+            "ledger.connect_timeout",
+            ledger.connect_timeout,
+            ["10ms", "1m"],
+        );
+        faults.span(
+            "ledger.acquire_timeout",
+            ledger.acquire_timeout,
+            ["10ms", "1m"],
+        );
         faults.span("ledger.lock_timeout", ledger.lock_timeout, ["10ms", "1m"]);
         faults.span(
             "ledger.statement_timeout",
@@ -255,7 +274,7 @@ impl Config {
             faults.span("resolver.schedule: each span", *pause, ["1ms", "1d"]);
         }
         faults.unless(resolver.schedule.is_sorted(), || {
-            "resolver.schedule must not get shorter".into()
+            "resolver.schedule must ascend: each moment is counted from the same beginning".into()
         });
         faults.span(
             "resolver.repeat_every",

@@ -7,6 +7,7 @@ pub mod events;
 pub mod follow_ups;
 pub mod health;
 pub mod operations;
+pub mod pages;
 pub mod payments;
 pub mod verifications;
 

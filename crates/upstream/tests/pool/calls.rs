@@ -357,6 +357,28 @@ async fn what_is_not_http_is_unknown() {
 }
 
 #[tokio::test]
+async fn an_answer_larger_than_every_buffer_comes_back_whole() {
+    let body = "0123456789".repeat(20_000);
+    let server = {
+        let body = body.clone();
+        Server::start(move |mut peer: Peer| {
+            let body = body.clone();
+            async move {
+                while peer.request().await.is_some() {
+                    peer.answer("200 OK", &body).await;
+                }
+            }
+        })
+        .await
+    };
+    let pool = pool(config(server.base()));
+    for _ in 0..2 {
+        assert_eq!(text(&post_open(&pool).await), body);
+    }
+    assert_eq!(server.connection_count(), 1);
+}
+
+#[tokio::test]
 async fn a_slow_drip_within_the_timeout_is_an_answer() {
     let server = Server::start(|mut peer: Peer| async move {
         peer.request().await;

@@ -1,6 +1,7 @@
 //! What the transport pool promises, shown on real sockets.
 
 mod ageing;
+mod bounds;
 mod calls;
 mod server;
 mod tls;

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-use super::{another, ready, sale, sale_path};
+use super::{Caller, another, ready, sale, sale_path};
 use crate::simulators::connexpay::verb;
 use crate::simulators::{Fault, Kind, Moment, Selector};
 
@@ -375,4 +375,91 @@ async fn the_same_seed_strikes_the_same_requests() {
     }
     assert_eq!(runs[0], runs[1]);
     assert_ne!(runs[0], runs[2]);
+}
+
+#[tokio::test]
+async fn under_all_faults_at_once_an_answered_approval_is_in_the_books() {
+    let (simulators, caller) = ready().await;
+    let upstream = simulators.connexpay();
+    let kinds = [
+        Kind::ResetBeforeRead,
+        Kind::CommitThenReset,
+        Kind::CommitThenTruncate,
+        Kind::CommitThen500,
+        Kind::CommitThenGarbage,
+        Kind::Http429,
+        Kind::Decline422,
+        Kind::SlowDrip,
+    ];
+    let mut faults = vec![Fault::new(Kind::ResetOnAccept).probability(0.1)];
+    faults.extend(kinds.map(|kind| {
+        Fault::on(kind, verb::SALE)
+            .probability(0.1)
+            .delay(Duration::from_millis(5))
+    }));
+    upstream.set_faults(faults, 11).await.expect("in force");
+    let lanes = (0..8).map(|lane| {
+        let (address, token) = (simulators.address(), caller.token.clone());
+        tokio::spawn(async move {
+            let (mut approved, mut lost) = (Vec::new(), 0);
+            let mut open: Option<Caller> = None;
+            for number in 0..25 {
+                let sequence = format!("L{lane}N{number}");
+                let connected = match open.take() {
+                    Some(caller) => Ok(caller),
+                    None => Caller::connect(address).await,
+                };
+                let Ok(mut caller) = connected else {
+                    lost += 1; // Reset while the connection was still being made.
+                    continue;
+                };
+                token.clone_into(&mut caller.token);
+                match caller
+                    .call("POST", sale_path(), &sale("10", &sequence).to_string())
+                    .await
+                {
+                    Ok(heard) if heard.status == 200 && heard.body.starts_with('{') => {
+                        approved.push(sequence);
+                    }
+                    Ok(_) => {}
+                    Err(_) => {
+                        lost += 1;
+                        continue;
+                    }
+                }
+                open = Some(caller);
+            }
+            (approved, lost)
+        })
+    });
+    let (mut approved, mut lost) = (Vec::new(), 0);
+    for lane in futures_util::future::join_all(lanes).await {
+        let (of_lane, lost_by_lane) = lane.expect("a lane");
+        approved.extend(of_lane);
+        lost += lost_by_lane;
+    }
+    let books = upstream.books();
+    for sequence in &approved {
+        assert_eq!(books.position(sequence).net, 1000, "{sequence}");
+    }
+    let charged = books
+        .positions
+        .values()
+        .filter(|position| position.net == 1000)
+        .count();
+    assert!(
+        charged > approved.len() && lost > 10,
+        "{charged} {} {lost}: some answers were lost",
+        approved.len()
+    );
+    assert!(
+        upstream.faults().iter().all(|fault| fault.struck > 0),
+        "{:?}",
+        upstream.faults()
+    );
+    drop(caller);
+    simulators
+        .wait_for_connections(|seen| seen.iter().all(|one| one.ended_by.is_some()))
+        .await
+        .expect("all ended");
 }
