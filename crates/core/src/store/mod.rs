@@ -4,6 +4,14 @@
 //! folder. Three rules keep it honest: a claim is decided by the unique index on (client, key); every later write to an
 //! operation is conditional on its epoch; totals are guarded by the payment's row lock and, behind it, by constraints.
 
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
+mod migrations;
+mod postgres;
+mod row;
+mod transaction;
+
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +31,8 @@ use crate::key::{
 use crate::money::{Currency, Money};
 use crate::operation::{Effects, Reserved, State, StateName, Verb};
 use crate::payment::{Payment, PaymentStatus, Snapshot};
+
+pub use self::postgres::{PostgresOptions, PostgresStore};
 
 /// The transaction ledger. One contract suite runs against every implementation.
 ///
@@ -521,4 +531,12 @@ pub struct TokenRow {
     pub ciphertext: Vec<u8>,
     pub expires_at: Timestamp,
     pub issued_at: Timestamp,
+}
+
+/// One statement applies only one of two changes to the same payment, and no constraint would tell.
+fn assert_one_per_payment(payments: impl Iterator<Item = Option<PaymentId>>) {
+    let mut seen = HashSet::new();
+    for payment in payments.flatten() {
+        assert!(seen.insert(payment), "BUG: {payment} twice in one batch");
+    }
 }

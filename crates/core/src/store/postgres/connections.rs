@@ -1,0 +1,276 @@
+//! Connections to Postgres: few, each kind with its own, so that no load can starve a heartbeat.
+
+use std::fmt;
+use std::future::Future;
+use std::ops::{Deref, DerefMut};
+use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{ConnectOptions, Connection};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
+
+use crate::store::StoreError;
+
+/// Where the ledger is, and how long to wait for it.
+#[derive(Clone, Debug)]
+pub struct PostgresOptions {
+    /// `postgres://user@host:port/database?sslmode=…`
+    pub url: SecretString,
+    /// Takes the place of a password in the URL.
+    pub password: Option<SecretString>,
+    /// Connections that commit batches. More than the journal's writers are never used.
+    pub journal_connections: usize,
+    /// Connections for the resolver and cancellations.
+    pub work_connections: usize,
+    pub read_connections: usize,
+    pub connect_timeout: Duration,
+    /// Wait for a free connection. Past it: `Unavailable`.
+    pub acquire_timeout: Duration,
+    /// For one statement, enforced by the server.
+    pub statement_timeout: Duration,
+    /// For one row lock, enforced by the server. Past it: `Contended`.
+    pub lock_timeout: Duration,
+}
+
+impl PostgresOptions {
+    pub fn new(url: SecretString) -> Self {
+        Self {
+            url,
+            password: None,
+            journal_connections: 2,
+            work_connections: 3,
+            read_connections: 6,
+            connect_timeout: Duration::from_secs(5),
+            acquire_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(10),
+            lock_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+/// One kind of connection, at most so many at once. They are opened when wanted, so that a process starts, and comes
+/// back, whatever the database does meanwhile.
+pub(super) struct Lane {
+    name: &'static str,
+    options: PgConnectOptions,
+    permits: Semaphore,
+    idle: Mutex<Vec<Idle>>,
+    connect_timeout: Duration,
+    acquire_timeout: Duration,
+    /// The server stops a statement on its own; past this nobody answers.
+    answer_timeout: Duration,
+}
+
+struct Idle {
+    connection: PgConnection,
+    since: Instant,
+    opened: Instant,
+}
+
+/// An idle connection this old is asked whether it still lives before it is used.
+const IDLE_TRUSTED: Duration = Duration::from_secs(20);
+/// A connection this old is replaced: after a failover the name leads elsewhere.
+const AGE_MAX: Duration = Duration::from_mins(30);
+
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Lane {
+    /// # Errors
+    /// `Refused` for a URL that cannot be read; its text is not repeated.
+    pub(super) fn new(
+        name: &'static str,
+        connections: usize,
+        planned: Planned,
+        options: &PostgresOptions,
+    ) -> Result<Self, StoreError> {
+        let mut connect = PgConnectOptions::from_str(options.url.expose_secret())
+            .map_err(|_| StoreError::Refused("the ledger's URL cannot be read".into()))?
+            .application_name(&format!("quittance {name}"))
+            .statement_cache_capacity(200)
+            .disable_statement_logging()
+            .options([
+                ("statement_timeout", millis(options.statement_timeout)),
+                ("lock_timeout", millis(options.lock_timeout)),
+                (
+                    "idle_in_transaction_session_timeout",
+                    millis(options.statement_timeout),
+                ),
+                ("default_transaction_isolation", "read committed".to_owned()),
+            ]);
+        if let Some(password) = &options.password {
+            connect = connect.password(password.expose_secret());
+        }
+        if matches!(planned, Planned::ByKey) {
+            connect = connect.options(BY_KEY);
+        }
+        Ok(Self {
+            name,
+            options: connect,
+            permits: Semaphore::new(connections.max(1)),
+            idle: Mutex::default(),
+            connect_timeout: options.connect_timeout,
+            acquire_timeout: options.acquire_timeout,
+            answer_timeout: options.statement_timeout + Duration::from_secs(5),
+        })
+    }
+
+    /// A connection for one piece of work.
+    pub(super) async fn lease(&self) -> Result<Lease<'_>, StoreError> {
+        let permit = timeout(self.acquire_timeout, self.permits.acquire())
+            .await
+            .map_err(|elapsed| StoreError::Unavailable(Box::new(elapsed)))?
+            .map_err(|closed| StoreError::Unavailable(Box::new(closed)))?;
+        let lease = |Idle {
+                         connection, opened, ..
+                     }| Lease {
+            lane: self,
+            connection: Some(connection),
+            opened,
+            _permit: permit,
+        };
+        while let Some(mut idle) = self.pop() {
+            if idle.opened.elapsed() > AGE_MAX {
+                continue;
+            }
+            let fresh = idle.since.elapsed() < IDLE_TRUSTED;
+            if fresh
+                || matches!(
+                    timeout(self.connect_timeout, idle.connection.ping()).await,
+                    Ok(Ok(()))
+                )
+            {
+                return Ok(lease(idle));
+            }
+        }
+        let connection = timeout(
+            self.connect_timeout,
+            PgConnection::connect_with(&self.options),
+        )
+        .await
+        .map_err(|elapsed| StoreError::Unavailable(Box::new(elapsed)))?
+        .map_err(|error| StoreError::Unavailable(Box::new(error)))?;
+        Ok(lease(Idle {
+            connection,
+            since: Instant::now(),
+            opened: Instant::now(),
+        }))
+    }
+
+    fn pop(&self) -> Option<Idle> {
+        self.idle().pop()
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
+        // A push or a pop cannot leave the list half-written.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How the statements of a lane are planned.
+#[derive(Clone, Copy)]
+pub(super) enum Planned {
+    /// As the planner likes.
+    Freely,
+    /// Always by key. A plan made while a table was new and small is kept, and reads the whole table once it is large.
+    ByKey,
+}
+
+const BY_KEY: [(&str, &str); 4] = [
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("plan_cache_mode", "force_generic_plan"),
+];
+
+fn millis(span: Duration) -> String {
+    format!("{}ms", span.as_millis())
+}
+
+/// A connection in use. It goes back only if its last answer was read to the end.
+pub(super) struct Lease<'lane> {
+    lane: &'lane Lane,
+    connection: Option<PgConnection>,
+    opened: Instant,
+    _permit: SemaphorePermit<'lane>,
+}
+
+impl Lease<'_> {
+    /// Gives the connection back: the work is done and nothing is under way on it.
+    pub(super) fn done(mut self) {
+        if let Some(connection) = self.connection.take() {
+            let idle = Idle {
+                connection,
+                since: Instant::now(),
+                opened: self.opened,
+            };
+            self.lane.idle().push(idle);
+        }
+    }
+
+    /// Waits for one answer, at most as long as the server may take.
+    pub(super) async fn answer<T>(
+        limit: Duration,
+        asked: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, StoreError> {
+        match timeout(limit, asked).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(read_error(error)),
+            Err(elapsed) => Err(StoreError::Unavailable(Box::new(elapsed))),
+        }
+    }
+
+    pub(super) fn limit(&self) -> Duration {
+        self.lane.answer_timeout
+    }
+}
+
+impl Deref for Lease<'_> {
+    type Target = PgConnection;
+    fn deref(&self) -> &PgConnection {
+        self.connection
+            .as_ref()
+            .expect("taken only by done, which consumes the lease")
+    }
+}
+
+impl DerefMut for Lease<'_> {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        self.connection
+            .as_mut()
+            .expect("taken only by done, which consumes the lease")
+    }
+}
+
+/// What an error means for the write, by its SQLSTATE (Postgres manual, appendix A).
+pub(super) fn read_error(error: sqlx::Error) -> StoreError {
+    match &error {
+        sqlx::Error::Database(database) => {
+            let code = database.code().unwrap_or_default();
+            match code.as_ref() {
+                // Serialization, deadlock, lock and statement time-out: rolled back.
+                "40001" | "40P01" | "55P03" | "57014" => StoreError::Contended(Box::new(error)),
+                // The data or a constraint.
+                code if code.starts_with("22") || code.starts_with("23") => {
+                    StoreError::Refused(Box::new(error))
+                }
+                // Connection, shutdown, resources, a read-only standby, a missing table: not this row's fault.
+                _ => StoreError::Unavailable(Box::new(error)),
+            }
+        }
+        sqlx::Error::ColumnDecode { .. }
+        | sqlx::Error::Decode(_)
+        | sqlx::Error::ColumnNotFound(_)
+        | sqlx::Error::TypeNotFound { .. } => StoreError::Corrupt(error.to_string()),
+        _ => StoreError::Unavailable(Box::new(error)),
+    }
+}

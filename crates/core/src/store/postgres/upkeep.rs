@@ -1,0 +1,105 @@
+//! Single statements of the life beside payments: heartbeats, due work, tokens.
+
+use sqlx::Postgres;
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+
+use super::connections::{Lane, Lease};
+use super::reads::{operations, rows, select_operation};
+use super::rows::at;
+use crate::key::{PaymentId, ReplicaId};
+use crate::store::row::{self, operation_columns, parent_columns};
+use crate::store::transaction::nobody;
+use crate::store::{Heartbeat, Operation, StoreError, TokenRow};
+
+async fn run(lane: &Lane, query: Query<'_, Postgres, PgArguments>) -> Result<u64, StoreError> {
+    let mut lease = lane.lease().await?;
+    let limit = lease.limit();
+    let done = Lease::answer(limit, query.execute(&mut *lease)).await?;
+    lease.done();
+    Ok(done.rows_affected())
+}
+
+/// One statement: my beat is committed when the others' are known.
+pub(super) async fn beat(lane: &Lane, replica: ReplicaId) -> Result<Vec<Heartbeat>, StoreError> {
+    let query = sqlx::query(
+        "with mine as (
+             insert into replica (id, beat, seen_at) values ($1, 1, now())
+             on conflict (id) do update set beat = replica.beat + 1, seen_at = now())
+         select id, beat from replica where id <> $1",
+    );
+    let rows = rows(lane, query.bind(replica.uuid())).await?;
+    rows.iter().map(row::heartbeat).collect()
+}
+
+pub(super) async fn leave(lane: &Lane, replica: ReplicaId) -> Result<(), StoreError> {
+    let query = sqlx::query(
+        "delete from replica r
+         where (r.id = $1 or r.seen_at < now() - interval '1 hour')
+           and not exists (select from operation o where o.owner = r.id and o.due_at is not null)",
+    );
+    run(lane, query.bind(replica.uuid())).await?;
+    Ok(())
+}
+
+pub(super) async fn hand_over(lane: &Lane, me: ReplicaId) -> Result<u64, StoreError> {
+    let query = sqlx::query(
+        "update operation set owner = $2 where owner = $1 and due_at is not null and state <> 'recorded'",
+    );
+    run(lane, query.bind(me.uuid()).bind(nobody().uuid())).await
+}
+
+/// First drops what is done: approved creates of which nothing stands any more.
+pub(super) async fn due(
+    lane: &Lane,
+    me: ReplicaId,
+    limit: u32,
+) -> Result<Vec<Operation>, StoreError> {
+    let query = sqlx::query(
+        "update operation o set due_at = null from payment p
+         where o.owner = $1 and o.due_at <= now() and o.state = 'approved' and p.id = o.payment
+           and p.status in ('voided', 'reversed', 'refunded')",
+    );
+    run(lane, query.bind(me.uuid())).await?;
+    let query = sqlx::query(select_operation!(
+        "where o.owner = $1 and o.due_at <= now() and o.state <> 'recorded' order by o.due_at limit $2"
+    ));
+    operations(lane, query.bind(me.uuid()).bind(i64::from(limit))).await
+}
+
+pub(super) async fn erase_metadata(lane: &Lane, payment: PaymentId) -> Result<(), StoreError> {
+    let query = sqlx::query("delete from payment_metadata where payment = $1");
+    run(lane, query.bind(payment.uuid())).await?;
+    Ok(())
+}
+
+pub(super) async fn store_token(
+    lane: &Lane,
+    name: &str,
+    expected_generation: i64,
+    new: &TokenRow,
+) -> Result<bool, StoreError> {
+    let query = if expected_generation == 0 {
+        sqlx::query(
+            "insert into token (name, generation, ciphertext, issued_at, expires_at) values ($1, $2, $3, $4, $5)
+             on conflict (name) do nothing",
+        )
+    } else {
+        sqlx::query(
+            "update token set generation = $2, ciphertext = $3, issued_at = $4, expires_at = $5
+             where name = $1 and generation = $6",
+        )
+    };
+    let query = query
+        .bind(name)
+        .bind(new.generation)
+        .bind(&new.ciphertext)
+        .bind(at(new.issued_at))
+        .bind(at(new.expires_at));
+    let query = if expected_generation == 0 {
+        query
+    } else {
+        query.bind(expected_generation)
+    };
+    Ok(run(lane, query).await? == 1)
+}
