@@ -1,0 +1,202 @@
+//! The product's commands.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use gateway_core::clock::{Clock, SystemClock};
+
+use crate::auth::Scope;
+use crate::auth::keys::KeySet;
+use crate::auth::mint::{SigningKey, Wanted};
+use crate::config::{Config, span};
+use crate::gateway::fingerprint_keys;
+
+/// A payment gateway: one intent, at most one effect, and every outcome known.
+#[derive(Debug, Parser)]
+#[command(name = "gateway", version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say everything that is wrong with a configuration and the files it names.
+    CheckConfig(ConfigFile),
+    /// Make a token from a private key, for a developer's machine.
+    Token(TokenArgs),
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The configuration, as documented in config/reference.toml.
+    #[arg(long, env = "GATEWAY_CONFIG", value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct TokenArgs {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// A private Ed25519, P-256 or RSA key in PEM (PKCS #8), whose public half the configuration names.
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// The token's `sub`: one that the configuration maps to a client.
+    #[arg(long)]
+    subject: String,
+    /// How long it is valid; the configured `jwt_lifetime_max` unless given.
+    #[arg(long, value_parser = span::parse)]
+    lifetime: Option<Duration>,
+    /// Repeatable; all of them unless given.
+    #[arg(long = "scope", value_parser = scope)]
+    scopes: Vec<Scope>,
+    /// Repeatable; all accounts unless given.
+    #[arg(long = "account")]
+    accounts: Vec<String>,
+    /// The largest amount in minor units, as in USD=150000. Repeatable; any amount unless given.
+    #[arg(long, value_parser = amount)]
+    max_amount: Vec<(String, i64)>,
+}
+
+fn scope(text: &str) -> Result<Scope, String> {
+    let known = Scope::ALL.into_iter().find(|scope| scope.as_str() == text);
+    known.ok_or_else(|| format!("one of {}", Scope::ALL.map(Scope::as_str).join(", ")))
+}
+
+fn amount(text: &str) -> Result<(String, i64), &'static str> {
+    let (currency, minor) = text
+        .split_once('=')
+        .ok_or("a currency and an amount, as in USD=150000")?;
+    Ok((
+        currency.to_owned(),
+        minor
+            .parse()
+            .map_err(|_| "the amount is a whole number of minor units")?,
+    ))
+}
+
+/// What a command could not do, in words for a terminal.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Failed(String);
+
+impl Failed {
+    /// With every cause behind the first.
+    fn because(error: &dyn std::error::Error) -> Self {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        Self(text)
+    }
+}
+
+impl Cli {
+    /// Does what was asked for. What goes wrong is written to standard error.
+    pub fn run(self) -> ExitCode {
+        let done = match self.command {
+            Command::CheckConfig(file) => check_config(&file),
+            Command::Token(wanted) => token(&wanted),
+        };
+        match done {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failed) => {
+                eprintln!("{failed}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+impl ConfigFile {
+    fn load(&self) -> Result<Config, Failed> {
+        Config::load(&self.config).map_err(|error| Failed::because(&error))
+    }
+}
+
+fn check_config(file: &ConfigFile) -> Result<(), Failed> {
+    let config = file.load()?;
+    let mut faults = config.unreadable();
+    if faults.is_empty() {
+        faults.extend(
+            fingerprint_keys(&config)
+                .err()
+                .map(|error| Failed::because(&error).0),
+        );
+        faults.extend(config.auth.key_file.as_deref().and_then(|path| {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            KeySet::from_pem(&text)
+                .err()
+                .map(|error| format!("auth.key_file {error}"))
+        }));
+        faults.extend(config.server.tls.as_ref().and_then(|tls| {
+            let error = crate::tls::Certificate::load(tls).err()?;
+            Some(format!("server.tls: {}", Failed::because(&error)))
+        }));
+    }
+    if !faults.is_empty() {
+        return Err(Failed(faults.join("\n")));
+    }
+    println!("{} can be used", file.config.display());
+    Ok(())
+}
+
+fn token(args: &TokenArgs) -> Result<(), Failed> {
+    let config = args.file.load()?;
+    let shown = args.key.display();
+    let pem = std::fs::read_to_string(&args.key)
+        .map_err(|error| Failed(format!("{shown} cannot be read: {error}")))?;
+    let key = SigningKey::from_pem(&pem).map_err(|error| Failed(format!("{shown} {error}")))?;
+    if !config
+        .clients
+        .values()
+        .any(|client| client.subjects.contains(&args.subject))
+    {
+        return Err(Failed(format!(
+            "no client of {} has the subject {}",
+            args.file.config.display(),
+            args.subject
+        )));
+    }
+    let wanted = Wanted {
+        issuer: config.auth.issuer,
+        audience: config.auth.audience,
+        subject: args.subject.clone(),
+        scopes: if args.scopes.is_empty() {
+            Scope::ALL.to_vec()
+        } else {
+            args.scopes.clone()
+        },
+        lifetime: args.lifetime.unwrap_or(config.auth.jwt_lifetime_max),
+        accounts: (!args.accounts.is_empty()).then(|| args.accounts.clone()),
+        max_amount: args.max_amount.iter().cloned().collect::<BTreeMap<_, _>>(),
+    };
+    println!("{}", key.sign(&wanted, SystemClock.now()));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_commands_are_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn scopes_and_amounts_are_read() {
+        assert_eq!(scope("refunds:write"), Ok(Scope::RefundsWrite));
+        assert!(scope("everything").is_err());
+        assert_eq!(amount("USD=150000"), Ok(("USD".into(), 150_000)));
+        assert!(amount("USD").is_err() && amount("USD=1.5").is_err());
+    }
+}
