@@ -73,6 +73,24 @@ pub enum StartError {
     Secret { name: String, source: SecretError },
     #[error("keys.fingerprint: {0}")]
     Fingerprint(#[from] FingerprintKeyError),
+    #[error("{what}: {detail}")]
+    Unusable { what: String, detail: String },
+}
+
+impl StartError {
+    /// `what` cannot be used, with the whole chain of causes: whoever starts it reads nothing else.
+    pub(crate) fn because(what: impl Into<String>, error: &dyn std::error::Error) -> Self {
+        let mut detail = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            detail = format!("{detail}: {cause}");
+            source = cause.source();
+        }
+        Self::Unusable {
+            what: what.into(),
+            detail,
+        }
+    }
 }
 
 /// The service, ready to be served.
@@ -290,6 +308,7 @@ pub fn engine_options(config: &Config) -> EngineOptions {
             checks_max: resolver.checks_max,
         },
         ask_every: payments.ask_every,
+        wait_max: config.server.request_timeout_max,
         quarantine: payments.quarantine,
     }
 }

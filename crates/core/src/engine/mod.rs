@@ -69,6 +69,8 @@ pub struct EngineOptions {
     pub resolver: ResolverOptions,
     /// How often the ledger is asked about operations that callers here wait for and others work on.
     pub ask_every: Duration,
+    /// The longest that a caller waits, whether it says so or not.
+    pub wait_max: Duration,
     /// Reads, look-ups and reconciliation only: no new payment, nothing sent that moves money.
     pub quarantine: bool,
 }
@@ -82,6 +84,7 @@ impl Default for EngineOptions {
             liveness: LivenessOptions::default(),
             resolver: ResolverOptions::default(),
             ask_every: Duration::from_millis(50),
+            wait_max: Duration::from_mins(2),
             quarantine: false,
         }
     }
@@ -90,8 +93,6 @@ impl Default for EngineOptions {
 /// From `send_by` and the upstream's timeout until anybody may adopt an operation; added to the timeout for callers that do
 /// not say how long they wait, too.
 pub const DEADLINE_SLACK: Duration = Duration::from_secs(5);
-/// The longest wait a caller may ask for.
-pub const WAIT_MAX: Duration = Duration::from_mins(2);
 /// Between two tries to write what is held here while the ledger is away.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
@@ -426,7 +427,7 @@ impl Shared {
 
     fn wait(&self, asked: Option<Duration>, account: Option<&Account>) -> Wait {
         let usual = || account.map_or(DEADLINE_SLACK, |account| account.timeout + DEADLINE_SLACK);
-        let length = asked.unwrap_or_else(usual).min(WAIT_MAX);
+        let length = asked.unwrap_or_else(usual).min(self.options.wait_max);
         let since = self.clock.tick();
         Wait {
             until: Instant::now() + length,

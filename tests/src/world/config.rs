@@ -1,0 +1,166 @@
+//! The configuration of a test's gateways, with every span scaled.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use crate::simulators::connexpay::{DEVICE_USD, MERCHANT_USD};
+use crate::stack::TestKey;
+
+/// What tests change of a gateway's configuration. Spans are written as the configuration file writes them.
+#[derive(Clone, Debug)]
+pub struct WorldConfig {
+    pub ledger_url: String,
+    pub lock_url: String,
+    pub connexpay_url: String,
+    pub upstream_timeout: String,
+    pub wait_max: String,
+    pub horizon: String,
+    pub permits_max: usize,
+    pub connections_per_host: usize,
+    pub trust_429: bool,
+    pub partial_captures: bool,
+    /// Where the gateways fetch verification keys, instead of the key file.
+    pub jwks_url: Option<String>,
+    /// Lines added to the account, to `[server]`, or at the end.
+    pub more_account: String,
+    pub more_server: String,
+    pub more: String,
+}
+
+impl WorldConfig {
+    pub(super) fn new(ledger_url: &str, lock_url: &str, connexpay_url: &str) -> Self {
+        Self {
+            ledger_url: ledger_url.to_owned(),
+            lock_url: lock_url.to_owned(),
+            connexpay_url: connexpay_url.to_owned(),
+            upstream_timeout: "1s".to_owned(),
+            wait_max: "4s".to_owned(),
+            horizon: "6s".to_owned(),
+            permits_max: 10_000,
+            connections_per_host: 64,
+            trust_429: false,
+            partial_captures: true,
+            jwks_url: None,
+            more_account: String::new(),
+            more_server: String::new(),
+            more: String::new(),
+        }
+    }
+
+    /// Writes secrets into `folder`, and returns the text of the configuration file.
+    pub(super) fn write(&self, port: u16, key: &TestKey, folder: &Path) -> String {
+        let put = |name: &str, text: &str| {
+            let path = folder.join(name);
+            fs::write(&path, text).expect("a file in the test's folder");
+            path.display().to_string()
+        };
+        let fingerprint = put("fingerprint", &"5a".repeat(32));
+        let token = put("token", &"c3".repeat(32));
+        let username = put("username", crate::simulators::connexpay::USERNAME);
+        let password = put("password", crate::simulators::connexpay::PASSWORD);
+        let verify = match &self.jwks_url {
+            Some(url) => format!("jwks_url = \"{url}\""),
+            None => format!("key_file = \"{}\"", put("jwt.pem", &key.public_pem())),
+        };
+        let Self {
+            ledger_url,
+            lock_url,
+            connexpay_url,
+            upstream_timeout,
+            wait_max,
+            horizon,
+            ..
+        } = self;
+        let (ledger, ledger_password) = split_password(ledger_url);
+        let ledger_password = ledger_password
+            .map(|password| {
+                format!(
+                    "password_file = \"{}\"\n",
+                    put("ledger_password", &password)
+                )
+            })
+            .unwrap_or_default();
+        let mut text = format!(
+            r#"[server]
+listen = "127.0.0.1:{port}"
+request_timeout_max = "{wait_max}"
+drain_timeout = "6s"
+{more_server}
+[telemetry]
+log = "info"
+
+[auth]
+issuer = "https://issuer.test"
+audience = "quittance"
+{verify}
+
+[clients.shop]
+subjects = ["shop-1", "shop-2"]
+rate_per_second = 100000
+burst = 100000
+
+[clients.other]
+subjects = ["other-1"]
+
+[ledger]
+url = "{ledger}"
+{ledger_password}
+[lock]
+url = "{lock_url}"
+
+[keys]
+fingerprint_file = "{fingerprint}"
+token_file = "{token}"
+
+[payments]
+permits_max = {permits_max}
+permits_per_client_max = {permits_max}
+
+[resolver]
+schedule = ["200ms", "500ms", "1s", "2s", "4s"]
+repeat_every = "1s"
+scan_every = "100ms"
+
+[accounts.acme-us]
+upstream = "connexpay"
+base_url = "{connexpay_url}"
+currencies = ["USD"]
+device_guid = "{DEVICE_USD}"
+merchant_guid = "{MERCHANT_USD}"
+username_file = "{username}"
+password_file = "{password}"
+timeout = "{upstream_timeout}"
+late_arrival_horizon = "{horizon}"
+connections_per_host = {connections}
+{more_account}
+[accounts.acme-us.strategy]
+trust_429 = {trust_429}
+partial_captures = {partial_captures}
+
+"#,
+            more_server = self.more_server,
+            permits_max = self.permits_max,
+            connections = self.connections_per_host,
+            more_account = self.more_account,
+            trust_429 = self.trust_429,
+            partial_captures = self.partial_captures,
+        );
+        let _ = writeln!(text, "{}", self.more);
+        text
+    }
+}
+
+/// A URL without its password, and the password: the configuration takes them apart.
+fn split_password(url: &str) -> (String, Option<String>) {
+    let parts = || {
+        let (scheme, rest) = url.split_once("://")?;
+        let (user, host) = rest.split_once('@')?;
+        let (user, password) = user.split_once(':')?;
+        Some((format!("{scheme}://{user}@{host}"), password.to_owned()))
+    };
+    match parts() {
+        Some((url, password)) => (url, Some(password)),
+        None => (url.to_owned(), None),
+    }
+}

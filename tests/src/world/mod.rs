@@ -1,0 +1,231 @@
+//! A whole world for a test: simulated processor, ledger, lock, and as many gateways as it wants, on real sockets.
+//!
+//! Spans are scaled: the upstream times out after one second, callers wait at most four, nothing can arrive after six, and
+//! unknown outcomes are checked from 200 ms on.
+
+mod caller;
+mod config;
+mod truth;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use gateway_http::config::Config;
+use gateway_http::assemble::{Seams, check_ledger, pieces};
+use gateway_http::gateway::Gateway;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+pub use caller::{Caller, Reply, amount, card, claims, sale};
+pub use config::WorldConfig;
+pub use truth::Tolerance;
+
+use crate::simulators::{Options, Simulators};
+use crate::stack::{
+    Algorithm, Database, Databases, GatewayOptions, GatewayProcess, RedisServer, StackError,
+    TempDir, TestKey, redis_url, reserve_port,
+};
+
+/// What tests share: made once, since it takes longer than most tests.
+static DATABASES: tokio::sync::OnceCell<Databases> = tokio::sync::OnceCell::const_new();
+
+/// Everything around the gateways of one test.
+#[derive(Debug)]
+pub struct World {
+    pub simulators: Simulators,
+    pub key: TestKey,
+    /// What the gateways' configuration is written from. Change it before a gateway starts.
+    pub config: WorldConfig,
+    pub database: Option<Database>,
+    /// A Redis of this test's own, if it asked for one.
+    pub redis: Option<RedisServer>,
+    pub folder: TempDir,
+}
+
+impl World {
+    /// On Postgres and Redis.
+    pub async fn new() -> Self {
+        Self::on_postgres(Options::default()).await
+    }
+
+    /// On Postgres and Redis, with a simulator that follows other rules.
+    pub async fn on_postgres(options: Options) -> Self {
+        let databases = DATABASES
+            .get_or_try_init(|| Databases::from_environment(migrate))
+            .await;
+        let database = databases
+            .expect("a Postgres to make databases in")
+            .create()
+            .await;
+        let database = database.expect("a database of this test's own");
+        let url = database.url().to_owned();
+        let redis = redis_url().expect("a Redis");
+        Self {
+            database: Some(database),
+            ..Self::with(options, &url, &redis).await
+        }
+    }
+
+    /// On SQLite, with the lock in the process.
+    pub async fn on_sqlite() -> Self {
+        let folder = TempDir::new("sqlite").expect("a folder");
+        let url = format!("sqlite://{}", folder.path().join("ledger.db").display());
+        migrate(&url).await.expect("a migrated ledger");
+        let world = Self::with(Options::default(), &url, "local").await;
+        Self { folder, ..world }
+    }
+
+    async fn with(options: Options, ledger_url: &str, lock_url: &str) -> Self {
+        let folder = TempDir::new("world").expect("a folder");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let books = folder.path().join("books");
+        let simulators = Simulators::start(listener, Some(books), options)
+            .await
+            .expect("simulators");
+        let key = TestKey::generate(Algorithm::EdDsa, "world");
+        let config = WorldConfig::new(ledger_url, lock_url, &simulators.connexpay_url());
+        Self {
+            simulators,
+            key,
+            config,
+            database: None,
+            redis: None,
+            folder,
+        }
+    }
+
+    /// Gives this test a Redis of its own, to flush and to stop.
+    pub async fn with_own_redis(mut self) -> Self {
+        let redis = RedisServer::start_new().await.expect("a Redis");
+        self.config.lock_url = redis.url();
+        self.redis = Some(redis);
+        self
+    }
+
+    /// A gateway in this process.
+    pub async fn gateway(&self) -> Running {
+        self.gateway_with(Seams::default()).await
+    }
+
+    /// A gateway in this process, with a clock or parts of the test's own.
+    pub async fn gateway_with(&self, seams: Seams) -> Running {
+        let port = reserve_port().expect("a port");
+        let config = self.write_config(port);
+        let config = Config::parse(&config).unwrap_or_else(|error| panic!("{error}\n{config}"));
+        let listener = gateway_http::server::bind(config.server.listen).expect("the port");
+        let pieces = pieces(&config, seams).expect("the pieces of a gateway");
+        check_ledger(&*pieces.store).await.expect("a ledger to trust");
+        let gateway = Gateway::start(config, pieces).expect("a gateway");
+        let (stop, mut stopping) = watch::channel(false);
+        let engine = Arc::clone(&gateway.app.engine);
+        let serving = tokio::spawn(async move {
+            let stopped = async move {
+                let _ = stopping.wait_for(|stop| *stop).await;
+            };
+            gateway.run(listener, stopped).await.expect("served until stopped");
+        });
+        let running = Running {
+            url: format!("http://127.0.0.1:{port}"),
+            engine,
+            stop,
+            serving: Some(serving),
+        };
+        running.ready().await;
+        running
+    }
+
+    /// A gateway in a process of its own, to be killed or stopped.
+    pub async fn process(&self, name: &str) -> GatewayProcess {
+        GatewayProcess::start_new(self.process_options(name))
+            .await
+            .expect("a gateway process")
+    }
+
+    pub fn process_options(&self, name: &str) -> GatewayOptions {
+        let port = reserve_port().expect("a port");
+        GatewayOptions {
+            name: name.to_owned(),
+            config: self.write_config(port),
+            base_url: format!("http://127.0.0.1:{port}"),
+            environment: Vec::new(),
+        }
+    }
+
+    fn write_config(&self, port: u16) -> String {
+        self.config.write(port, &self.key, self.folder.path())
+    }
+
+    /// A caller of the client `shop`, with every scope.
+    pub fn caller(&self, url: impl Into<String>) -> Caller {
+        Caller::new(url, self.key.mint(&caller::claims("shop-1")))
+    }
+
+    /// A caller with claims of the test's own.
+    pub fn caller_with(&self, url: impl Into<String>, claims: &serde_json::Value) -> Caller {
+        Caller::new(url, self.key.mint(claims))
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// A gateway that runs in the test's own process. Stopped without a drain when dropped.
+#[derive(Debug)]
+pub struct Running {
+    pub url: String,
+    pub engine: Arc<gateway_core::engine::Engine>,
+    stop: watch::Sender<bool>,
+    serving: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    async fn ready(&self) {
+        let http = reqwest::Client::new();
+        let url = format!("{}/readyz", self.url);
+        let ready = crate::stack::eventually(
+            std::time::Duration::from_secs(20),
+            "the gateway to be ready",
+            async || {
+                http.get(&url)
+                    .send()
+                    .await
+                    .ok()
+                    .filter(|answer| answer.status().is_success())
+            },
+        );
+        ready.await.expect("a gateway that becomes ready");
+    }
+
+    /// Asks it to drain, as SIGTERM does, and does not wait.
+    pub fn begin_stop(&self) {
+        let _ = self.stop.send(true);
+    }
+
+    /// Drains it and waits for its end.
+    pub async fn stopped(mut self) {
+        self.begin_stop();
+        if let Some(serving) = self.serving.take() {
+            serving.await.expect("a clean end");
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(serving) = &self.serving {
+            serving.abort();
+        }
+    }
+}
+
+/// Applies the product's own migrations.
+pub async fn migrate(url: &str) -> Result<(), StackError> {
+    let store =
+        gateway_http::ledger::at(url).map_err(|error| StackError::new(error.to_string()))?;
+    store
+        .migrate()
+        .await
+        .map_err(|error| StackError::new(format!("migrating: {error:?}")))
+}
