@@ -18,7 +18,7 @@ pub enum Kind {
     Outage,
     /// Connections that idle longer than `delay_ms` are closed.
     CloseIdle,
-    /// The connection is reset with the request unread by the application; nothing is committed.
+    /// The connection is reset as if nobody had read the request; nothing is committed.
     ResetBeforeRead,
     /// No answer, and no commit ever.
     HangBeforeCommit,
@@ -30,6 +30,8 @@ pub enum Kind {
     CommitThenTruncate,
     /// Committed, then a `500`.
     CommitThen500,
+    /// Committed, then a `422` with `code`: a time-out behind the processor, E0910, unless another is named.
+    CommitThenCode,
     /// Committed, then a `200` with something that is not this API's answer.
     CommitThenGarbage,
     /// Committed, then an approval whose status text is `status` and whose `wasProcessed` is false.
@@ -186,7 +188,7 @@ pub struct Fault {
     pub probability: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delay_ms: Option<u64>,
-    /// The decline code.
+    /// The code of a decline, or of `commit_then_code`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
     /// The status text of `commit_then_status`.

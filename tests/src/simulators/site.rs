@@ -92,13 +92,15 @@ pub(crate) enum Twist {
 }
 
 /// An answer that leaves the books as they are, in the processor's own words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     TokenExpired,
     TooManyRequests,
     ServerError,
     NoRoute,
     EchoCard,
+    /// A code of its decline table.
+    Code(String),
 }
 
 /// What a processor brings: its rules. Connections, faults, gates and journal are the same for all.
@@ -282,6 +284,12 @@ impl Site {
             Kind::CommitThen500 => {
                 self.commit(era, &request, &subject, None).await?;
                 refuse(Refusal::ServerError)
+            }
+            Kind::CommitThenCode => {
+                self.commit(era, &request, &subject, None).await?;
+                refuse(Refusal::Code(
+                    fault.code.unwrap_or_else(|| "E0910".to_owned()),
+                ))
             }
             Kind::CommitThenGarbage => {
                 self.commit(era, &request, &subject, None).await?;

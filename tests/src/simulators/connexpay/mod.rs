@@ -391,6 +391,10 @@ impl Processor for ConnexPay {
                 "API calls quota exceeded. Please try again later.",
             ),
             Refusal::ServerError => error(StatusCode::INTERNAL_SERVER_ERROR, SERVER),
+            Refusal::Code(code) => error(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                &refusal::decline_text(&code),
+            ),
             Refusal::NoRoute => no_route(&request.path),
             Refusal::EchoCard => {
                 let body = Fields::parse(&request.body).unwrap_or_default();

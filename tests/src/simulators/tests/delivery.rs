@@ -123,6 +123,7 @@ async fn committed_and_truncated_leaves_half_a_body_under_the_length_of_all_of_i
 async fn statuses_and_garbage_arrive_with_or_without_a_commit() {
     for (kind, status, net) in [
         (Kind::CommitThen500, 500, 1000),
+        (Kind::CommitThenCode, 422, 1000),
         (Kind::CommitThenGarbage, 200, 1000),
         (Kind::Http500, 500, 0),
         (Kind::Http429, 429, 0),
@@ -144,6 +145,7 @@ async fn statuses_and_garbage_arrive_with_or_without_a_commit() {
         assert_eq!(heard.status, status, "{kind:?}: {}", heard.body);
         assert_eq!(upstream.books().position("A1").net, net, "{kind:?}");
         match kind {
+            Kind::CommitThenCode => assert!(heard.message().starts_with("Error code E0910. ")),
             Kind::CommitThenGarbage => assert!(heard.body.starts_with("<html>")),
             Kind::Redirect308 => assert!(
                 heard
