@@ -162,7 +162,10 @@ impl Shared {
                 }
                 continue;
             }
-            if state.waiters.len() >= self.config.waiters_max {
+            // Those for whom a connection is, or can be, opened at once are not in anybody's way.
+            let bound = self.config.connections_max;
+            let expected = state.opening + bound.saturating_sub(state.alive.len() + state.opening);
+            if state.waiters.len() >= self.config.waiters_max + expected {
                 return Err(NotSent::PoolExhausted);
             }
             state.last_id += 1;

@@ -26,7 +26,7 @@ pub struct PoolConfig {
     /// Connections that may serve requests. Replacements for connections about to end come on top: at most
     /// `5 * max(2, connections_max / 100)`, each for the moment of the change. At the bound, callers wait.
     pub connections_max: usize,
-    /// Calls that may wait for a connection; the next one is `PoolExhausted` at once.
+    /// Calls that may wait for another call's connection; the next one is `PoolExhausted` at once.
     pub waiters_max: usize,
     /// How long a call waits for a connection, over all its attempts; then `PoolExhausted`, or `Unreachable` if none
     /// could be opened.

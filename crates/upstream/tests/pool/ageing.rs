@@ -179,7 +179,10 @@ async fn under_steady_load_connections_are_replaced_before_they_end_and_no_call_
     );
     server.read(|log| {
         for seen in &log.connections {
-            let (latest, _) = seen.requests.last().expect("a connection nobody needed");
+            // The latest ones may not have been needed before the callers stopped.
+            let Some((latest, _)) = seen.requests.last() else {
+                continue;
+            };
             let age = latest.duration_since(seen.accepted);
             // It was younger still when the request began; the rest is travel.
             assert!(

@@ -29,6 +29,23 @@ async fn many_calls_share_few_connections_and_all_are_answered() {
 }
 
 #[tokio::test]
+async fn a_burst_that_connections_can_be_opened_for_is_not_refused_for_want_of_waiting_room() {
+    let server = Server::start(Peer::serve).await;
+    let settings = PoolConfig {
+        connections_max: 8,
+        waiters_max: 0,
+        ..config(server.base())
+    };
+    let pool = pool_with(settings, Arc::new(SystemClock));
+    let exchanges = join_all((0..9).map(|_| post_open(&pool))).await;
+    let refused = exchanges
+        .iter()
+        .filter(|exchange| exchange.result.is_err())
+        .count();
+    assert_eq!(refused, 1, "the ninth would have had to wait");
+}
+
+#[tokio::test]
 async fn a_waiting_call_is_small() {
     let server = Server::start(Peer::serve).await;
     let pool = pool_with(config(server.base()), Arc::new(SystemClock));
