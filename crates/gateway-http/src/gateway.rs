@@ -1,6 +1,7 @@
 //! The running service: engine, edge and what runs beside them, from start to the end of the drain.
 
 use std::collections::HashMap;
+use std::future::ready;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
+use bytes::Bytes;
 use gateway_core::clock::Clock;
 use gateway_core::engine::{Account, Engine, EngineOptions, Parts as EngineParts};
 use gateway_core::idempotency::{FingerprintKeyError, FingerprintKeys};
@@ -18,6 +20,7 @@ use gateway_core::lock::Lock;
 use gateway_core::metrics::Metrics;
 use gateway_core::resolver::ResolverOptions;
 use gateway_core::store::Store;
+use http::header::CONTENT_TYPE;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -30,6 +33,7 @@ use crate::auth::keys::{KeyError, KeyFile};
 use crate::auth::{Authenticator, KeySource, Rules};
 use crate::config::{Auth, Config, SecretError};
 use crate::extract::BodyLimits;
+use crate::openapi;
 use crate::problem;
 use crate::rate::Rates;
 use crate::routes;
@@ -245,9 +249,10 @@ impl Gateway {
 }
 
 fn router(app: &App, with_metrics: bool) -> Router {
-    let mut router = routes::v1()
-        .route("/healthz", get(routes::health::live))
-        .route("/readyz", get(routes::health::ready));
+    let (mut router, declared) = routes::declared().split_for_parts();
+    let document = Bytes::from(openapi::document(&declared).to_string());
+    let document = move || ready(([(CONTENT_TYPE, "application/json")], document.clone()));
+    router = router.route("/openapi.json", get(document));
     if with_metrics {
         router = router.route("/metrics", get(routes::health::metrics));
     }

@@ -259,7 +259,7 @@ pub async fn speak_problems(request: Request, next: Next) -> Response {
     }
 }
 
-/// Everything in the registry, in the text format of `OpenMetrics`.
+/// Everything in the registry, in the text format of OpenMetrics.
 pub fn exposition(registry: &Arc<Registry>) -> Response {
     let mut text = String::with_capacity(16 * 1024);
     if prometheus_client::encoding::text::encode(&mut text, registry).is_err() {

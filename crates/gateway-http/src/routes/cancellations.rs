@@ -13,8 +13,13 @@ use crate::auth::Scope;
 use crate::extract::json_body;
 use crate::problem::{Kind, Problem};
 use crate::requests::Cancellation;
+use crate::schema::{CancellationBody, CancellationDocument};
 
 /// Records the wish that a key has no effect, and says how far that is. Takes no key of its own.
+#[utoipa::path(
+    post, path = "/v1/cancellations", tag = "operations", request_body = CancellationBody,
+    responses((status = 201, description = "The wish is recorded; repeat to see the progress.", body = CancellationDocument)),
+)]
 pub async fn create(
     State(app): State<App>,
     headers: HeaderMap,

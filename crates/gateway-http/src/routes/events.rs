@@ -14,8 +14,17 @@ use crate::app::App;
 use crate::auth::Scope;
 use crate::extract::Query;
 use crate::problem::Problem;
+use crate::schema::EventListDocument;
 
 /// A page of events in the order of the feed. `next_after` goes into the next request, whether or not there was an event.
+#[utoipa::path(
+    get, path = "/v1/events", tag = "operations",
+    params(
+        ("after" = Option<String>, Query, description = "`next_after` of the page before; absent: from the beginning."),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "50 unless given."),
+    ),
+    responses((status = 200, description = "A page.", body = EventListDocument)),
+)]
 pub async fn list(
     State(app): State<App>,
     headers: HeaderMap,

@@ -13,13 +13,20 @@ use gateway_core::operation::Verb;
 use http::HeaderMap;
 
 use super::answer::answer;
+use super::documents::PaymentDocument;
 use crate::app::App;
 use crate::auth::Scope;
 use crate::extract::{idempotency_key, json_body, request_timeout};
 use crate::problem::{Kind, Problem, Retry};
 use crate::requests::{AmountOnly, Void};
+use crate::schema::{FollowUpBody, VoidBody};
 
 /// Claims all or part of an authorization.
+#[utoipa::path(
+    post, path = "/v1/payments/{id}/captures", tag = "payments", request_body = FollowUpBody,
+    params(("id" = String, Path, description = "`pay_…`")),
+    responses((status = 201, description = "Captured: the payment as this operation left it.", body = PaymentDocument)),
+)]
 pub async fn capture(
     State(app): State<App>,
     headers: HeaderMap,
@@ -30,6 +37,11 @@ pub async fn capture(
 }
 
 /// Cancels a payment before settlement.
+#[utoipa::path(
+    post, path = "/v1/payments/{id}/voids", tag = "payments", request_body = VoidBody,
+    params(("id" = String, Path, description = "`pay_…`")),
+    responses((status = 201, description = "Voided: the payment as this operation left it.", body = PaymentDocument)),
+)]
 pub async fn void(
     State(app): State<App>,
     headers: HeaderMap,
@@ -40,6 +52,11 @@ pub async fn void(
 }
 
 /// Returns captured money.
+#[utoipa::path(
+    post, path = "/v1/payments/{id}/refunds", tag = "payments", request_body = FollowUpBody,
+    params(("id" = String, Path, description = "`pay_…`")),
+    responses((status = 201, description = "Refunded: the payment as this operation left it.", body = PaymentDocument)),
+)]
 pub async fn refund(
     State(app): State<App>,
     headers: HeaderMap,

@@ -16,6 +16,9 @@ use crate::telemetry;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The process runs. Restarting it would not help against anything else.
+#[utoipa::path(
+    get, path = "/healthz", tag = "process", responses((status = 200, description = "It runs.", body = String)),
+)]
 pub fn live() -> Ready<&'static str> {
     ready_now("ok\n")
 }
@@ -41,6 +44,13 @@ pub struct Readiness {
 }
 
 /// `200` or `503`, with what each check found.
+#[utoipa::path(
+    get, path = "/readyz", tag = "process",
+    responses(
+        (status = 200, description = "New payments can be sent here.", body = Readiness),
+        (status = 503, description = "They cannot.", body = Readiness),
+    ),
+)]
 pub async fn ready(State(app): State<App>) -> Response {
     let ping = tokio::time::timeout(PATIENCE, app.engine.store().ping()).await;
     let mut readiness = Readiness {

@@ -11,26 +11,30 @@ pub mod pages;
 pub mod payments;
 pub mod verifications;
 
-use axum::Router;
-use axum::routing::{get, post};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::app::App;
+use crate::schema::ProblemDocument;
 
-/// The resources under `/v1`.
-pub fn v1() -> Router<App> {
-    Router::new()
-        .route("/v1/payments", post(payments::create).get(payments::list))
-        .route("/v1/payments/{id}", get(payments::show))
-        .route("/v1/payments/{id}/captures", post(follow_ups::capture))
-        .route("/v1/payments/{id}/voids", post(follow_ups::void))
-        .route("/v1/payments/{id}/refunds", post(follow_ups::refund))
-        .route(
-            "/v1/payments/{id}/metadata",
-            axum::routing::delete(payments::erase_metadata),
-        )
-        .route("/v1/verifications", post(verifications::create))
-        .route("/v1/cancellations", post(cancellations::create))
-        .route("/v1/operations", get(operations::by_key))
-        .route("/v1/operations/{id}", get(operations::show))
-        .route("/v1/events", get(events::list))
+/// The resources under `/v1`, and the health of the process, with what OpenAPI says of each.
+pub fn declared() -> OpenApiRouter<App> {
+    #[derive(utoipa::OpenApi)]
+    #[openapi(components(schemas(ProblemDocument)))]
+    struct Shared;
+
+    OpenApiRouter::with_openapi(<Shared as utoipa::OpenApi>::openapi())
+        .routes(routes!(payments::create, payments::list))
+        .routes(routes!(payments::show))
+        .routes(routes!(follow_ups::capture))
+        .routes(routes!(follow_ups::void))
+        .routes(routes!(follow_ups::refund))
+        .routes(routes!(payments::erase_metadata))
+        .routes(routes!(verifications::create))
+        .routes(routes!(cancellations::create))
+        .routes(routes!(operations::by_key))
+        .routes(routes!(operations::show))
+        .routes(routes!(events::list))
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
 }

@@ -20,6 +20,11 @@ use crate::problem::{Kind, Problem};
 const SCOPES: [Scope; 2] = [Scope::PaymentsRead, Scope::PaymentsWrite];
 
 /// The operation under one of the caller's own keys.
+#[utoipa::path(
+    get, path = "/v1/operations", tag = "operations",
+    params(("idempotency_key" = String, Query, description = "As in the header Idempotency-Key.")),
+    responses((status = 200, description = "The operation; nothing is executed.", body = OperationDetail)),
+)]
 pub async fn by_key(
     State(app): State<App>,
     headers: HeaderMap,
@@ -56,6 +61,10 @@ pub async fn by_key(
 }
 
 /// One operation with its timeline and evidence.
+#[utoipa::path(
+    get, path = "/v1/operations/{id}", tag = "operations", params(("id" = String, Path, description = "`op_…`")),
+    responses((status = 200, description = "The operation.", body = OperationDetail)),
+)]
 pub async fn show(
     State(app): State<App>,
     headers: HeaderMap,

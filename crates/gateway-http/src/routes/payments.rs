@@ -21,11 +21,16 @@ use crate::auth::{Caller, Scope};
 use crate::extract::{Query, idempotency_key, json_body, request_timeout};
 use crate::problem::{Fault, Kind, Problem};
 use crate::requests::CreatePayment;
+use crate::schema::{CreatePaymentBody, PaymentListDocument};
 
 const PAGE_DEFAULT: u32 = 50;
 const PAGE_MAX: u32 = 500;
 
 /// Sale or authorization, under its idempotency key.
+#[utoipa::path(
+    post, path = "/v1/payments", tag = "payments", request_body = CreatePaymentBody,
+    responses((status = 201, description = "Approved: the payment as this operation left it.", body = PaymentDocument)),
+)]
 pub async fn create(
     State(app): State<App>,
     headers: HeaderMap,
@@ -80,6 +85,10 @@ pub(super) fn for_engine(fault: Fault) -> connector::Fault {
 }
 
 /// One payment as it is now, with its operations.
+#[utoipa::path(
+    get, path = "/v1/payments/{id}", tag = "payments", params(("id" = String, Path, description = "`pay_…`")),
+    responses((status = 200, description = "The payment.", body = PaymentDocument)),
+)]
 pub async fn show(
     State(app): State<App>,
     headers: HeaderMap,
@@ -110,6 +119,11 @@ pub async fn show(
 }
 
 /// Forgets the caller's metadata of a payment, for good.
+#[utoipa::path(
+    delete, path = "/v1/payments/{id}/metadata", tag = "payments",
+    params(("id" = String, Path, description = "`pay_…`")),
+    responses((status = 204, description = "There is none any more.")),
+)]
 pub async fn erase_metadata(
     State(app): State<App>,
     headers: HeaderMap,
@@ -144,6 +158,17 @@ pub(super) async fn find(app: &App, caller: &Caller, id: &str) -> Result<Payment
 }
 
 /// A page of payments, newest first.
+#[utoipa::path(
+    get, path = "/v1/payments", tag = "payments",
+    params(
+        ("order_reference" = Option<String>, Query, description = "Of this order."),
+        ("status" = Option<String>, Query, description = "In this status."),
+        ("created_after" = Option<String>, Query, description = "RFC 3339."),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "50 unless given."),
+    ),
+    responses((status = 200, description = "A page.", body = PaymentListDocument)),
+)]
 pub async fn list(
     State(app): State<App>,
     headers: HeaderMap,

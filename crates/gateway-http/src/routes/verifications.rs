@@ -9,14 +9,20 @@ use gateway_core::operation::Verb;
 use http::HeaderMap;
 
 use super::answer::answer;
+use super::documents::VerificationDocument;
 use super::payments::for_engine;
 use crate::app::App;
 use crate::auth::Scope;
 use crate::extract::{idempotency_key, json_body, request_timeout};
 use crate::problem::{Fault, MoneyMoved, Problem};
 use crate::requests::Verification;
+use crate::schema::VerificationBody;
 
 /// Checks a card, under its idempotency key.
+#[utoipa::path(
+    post, path = "/v1/verifications", tag = "payments", request_body = VerificationBody,
+    responses((status = 201, description = "The card is good.", body = VerificationDocument)),
+)]
 pub async fn create(
     State(app): State<App>,
     headers: HeaderMap,

@@ -1,0 +1,190 @@
+//! The OpenAPI document: what the routes declare, and what all of them share.
+
+use serde_json::{Map, Value, json};
+use utoipa::openapi::OpenApi;
+
+use crate::problem::Kind;
+
+/// Schemas in which a null is an answer of ours; everywhere else an absent member is absent.
+const WITH_NULLS: [&str; 4] = ["Cancellation", "PaymentList", "EventList", "Decline"];
+
+/// Completes what the routes declare: security, headers, problems.
+pub fn document(declared: &OpenApi) -> Value {
+    let mut document =
+        serde_json::to_value(declared).expect("a document of strings and numbers serialises");
+    document["info"] = json!({
+        "title": "Quittance",
+        "version": env!("CARGO_PKG_VERSION"),
+        "description": "A payment gateway: one intent under one idempotency key moves money at most once, and ends in \
+                        exactly one known state. Only application/problem+json with our type is our word about a \
+                        failure; any other 5xx means: outcome unknown, repeat with the same key. See /docs.",
+    });
+    document["security"] = json!([{ "bearer": [] }]);
+    if let Some(schemas) = document
+        .pointer_mut("/components/schemas")
+        .and_then(Value::as_object_mut)
+    {
+        for (name, schema) in schemas.iter_mut() {
+            if !WITH_NULLS.contains(&name.as_str()) {
+                forbid_null(schema);
+            }
+        }
+    }
+    document["components"]["securitySchemes"] = json!({
+        "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" },
+    });
+    if let Some(paths) = document["paths"].as_object_mut() {
+        for (path, item) in paths.iter_mut() {
+            for (method, operation) in item.as_object_mut().into_iter().flatten() {
+                complete(path, method, operation);
+            }
+        }
+    }
+    document
+}
+
+fn complete(path: &str, method: &str, operation: &mut Value) {
+    if !path.starts_with("/v1/") {
+        operation["security"] = json!([]);
+        return;
+    }
+    let moves_money = method == "post" && path != "/v1/cancellations";
+    if moves_money {
+        let parameters = operation
+            .as_object_mut()
+            .expect("an operation is an object");
+        let parameters = parameters.entry("parameters").or_insert_with(|| json!([]));
+        parameters
+            .as_array_mut()
+            .into_iter()
+            .for_each(|parameters| parameters.extend(headers()));
+        answer_headers(&mut operation["responses"]["201"]);
+    }
+    let responses = operation["responses"].as_object_mut();
+    let responses = responses.expect("every route declares its answers");
+    for (status, kinds) in problems(path, method, moves_money) {
+        responses.insert(status.to_string(), problem_response(&kinds));
+    }
+}
+
+fn headers() -> [Value; 2] {
+    [
+        json!({
+            "name": "Idempotency-Key", "in": "header", "required": true,
+            "description": "Names this one intent, for ever. 1 to 255 printable ASCII characters, bare or as a quoted \
+                            string. Send it again with every retry.",
+            "schema": { "type": "string", "minLength": 1, "maxLength": 512 },
+        }),
+        json!({
+            "name": "Request-Timeout", "in": "header", "required": false,
+            "description": "How many seconds you wait for the answer. Ends your wait, never the work.",
+            "schema": { "type": "number", "exclusiveMinimum": 0, "maximum": 120 },
+        }),
+    ]
+}
+
+fn answer_headers(response: &mut Value) {
+    let text =
+        |description: &str| json!({ "description": description, "schema": { "type": "string" } });
+    response["headers"] = json!({
+        "Idempotent-Replayed": text("`true` on a repeat."),
+        "Idempotency-First-Attempt": text("On a repeat: when the key was first seen, RFC 3339."),
+        "Payment-State": text("The payment's status of today, which a replayed body does not tell."),
+    });
+}
+
+/// The problem types of a route, by status.
+fn problems(path: &str, method: &str, moves_money: bool) -> Vec<(u16, Vec<Kind>)> {
+    let is_create = matches!(path, "/v1/payments" | "/v1/verifications");
+    let applies = |kind: Kind| match kind {
+        Kind::Unauthenticated
+        | Kind::Forbidden
+        | Kind::RateLimited
+        | Kind::Internal
+        | Kind::KeysUnavailable
+        | Kind::LedgerUnavailable
+        | Kind::MalformedRequest => true,
+        Kind::NotFound => !is_create || method == "get",
+        Kind::PayloadTooLarge
+        | Kind::UnsupportedMediaType
+        | Kind::InvalidRequest
+        | Kind::RequestTimeout => method == "post",
+        Kind::NotCancellable => path == "/v1/cancellations",
+        Kind::PossibleDuplicate | Kind::Reversed | Kind::Cancelled => {
+            moves_money && path == "/v1/payments"
+        }
+        Kind::PaymentBusy | Kind::InvalidState => moves_money && !is_create,
+        Kind::NotSettled => path.ends_with("/refunds"),
+        Kind::AlreadySettled => path.ends_with("/voids"),
+        Kind::OverLimit => path.ends_with("/captures") || path.ends_with("/refunds"),
+        Kind::IdempotencyKeyMissing
+        | Kind::IdempotencyKeyInvalid
+        | Kind::IdempotencyKeyReused
+        | Kind::Declined
+        | Kind::Duplicate
+        | Kind::Failed
+        | Kind::Overloaded
+        | Kind::UpstreamUnavailable
+        | Kind::Draining
+        | Kind::Quarantined
+        | Kind::OutcomeUnknown
+        | Kind::NeedsReview => moves_money,
+        // The router's own answer: no declared route gives it.
+        Kind::MethodNotAllowed => false,
+    };
+    let mut by_status: Vec<(u16, Vec<Kind>)> = Vec::new();
+    for kind in Kind::ALL.iter().copied().filter(|kind| applies(*kind)) {
+        let status = kind.meaning().status.as_u16();
+        match by_status.iter_mut().find(|(found, _)| *found == status) {
+            Some((_, kinds)) => kinds.push(kind),
+            None => by_status.push((status, vec![kind])),
+        }
+    }
+    by_status
+}
+
+fn problem_response(kinds: &[Kind]) -> Value {
+    let slugs: Vec<_> = kinds
+        .iter()
+        .map(|kind| format!("`{}`", kind.meaning().slug))
+        .collect();
+    json!({
+        "description": format!("{}: see /problems", slugs.join(", ")),
+        "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
+    })
+}
+
+/// Rust's `Option` is described as "or null"; our readers refuse null and our answers leave the member out.
+fn forbid_null(schema: &mut Value) {
+    match schema {
+        Value::Object(members) => {
+            drop_null_type(members);
+            members.values_mut().for_each(forbid_null);
+        }
+        Value::Array(items) => items.iter_mut().for_each(forbid_null),
+        _ => {}
+    }
+}
+
+fn drop_null_type(members: &mut Map<String, Value>) {
+    if let Some(Value::Array(types)) = members.get_mut("type") {
+        types.retain(|name| name != "null");
+        if let [single] = types.as_slice() {
+            let single = single.clone();
+            members.insert("type".into(), single);
+        }
+    }
+    if let Some(Value::Array(choices)) = members.get_mut("oneOf") {
+        choices.retain(|choice| choice["type"] != "null");
+        if let [Value::Object(single)] = choices.as_slice() {
+            let single = single.clone();
+            members.remove("oneOf");
+            for (name, value) in single {
+                members.entry(name).or_insert(value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
