@@ -9,6 +9,7 @@ pub mod contract;
 mod migrations;
 mod postgres;
 mod row;
+mod sqlite;
 mod transaction;
 
 use std::collections::HashSet;
@@ -33,6 +34,7 @@ use crate::operation::{Effects, Reserved, State, StateName, Verb};
 use crate::payment::{Payment, PaymentStatus, Snapshot};
 
 pub use self::postgres::{PostgresOptions, PostgresStore};
+pub use self::sqlite::SqliteStore;
 
 /// The transaction ledger. One contract suite runs against every implementation.
 ///

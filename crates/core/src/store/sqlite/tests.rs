@@ -1,0 +1,91 @@
+//! The contract on SQLite, and what only SQLite can get wrong. Each test has a file of its own.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sqlx::Connection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use uuid::Uuid;
+
+use crate::store::contract::{Ledger, charged, read};
+use crate::store::{SqliteStore, Store};
+
+/// An empty ledger in a folder that is removed at the end.
+struct Fresh {
+    store: Arc<SqliteStore>,
+    folder: PathBuf,
+}
+
+async fn fresh() -> Fresh {
+    let folder = std::env::temp_dir().join(format!("quittance-{}", Uuid::new_v4().simple()));
+    std::fs::create_dir(&folder).expect("may write to the temporary folder");
+    let store = SqliteStore::open(&folder.join("ledger.sqlite"))
+        .await
+        .expect("opens");
+    store.migrate().await.expect("migrations apply");
+    Fresh {
+        store: Arc::new(store),
+        folder,
+    }
+}
+
+impl Fresh {
+    fn store(&self) -> Ledger {
+        Arc::clone(&self.store) as Ledger
+    }
+
+    async fn end(self) {
+        drop(self.store);
+        std::fs::remove_dir_all(&self.folder).expect("removed");
+    }
+
+    /// A connection of somebody else's, past all our code.
+    async fn raw(&self) -> SqliteConnection {
+        let options = SqliteConnectOptions::new().filename(self.folder.join("ledger.sqlite"));
+        SqliteConnection::connect_with(&options)
+            .await
+            .expect("connects")
+    }
+}
+
+crate::store_contract!(fresh);
+
+#[tokio::test]
+async fn history_is_written_once_and_balances_whoever_writes() {
+    let ledger = fresh().await;
+    let sold = charged(&ledger.store(), "k", 1_000).await;
+    let mut raw = ledger.raw().await;
+    for sql in [
+        "update ledger_entry set minor = 1",
+        "delete from ledger_entry",
+        "update event set reason = ''",
+        "delete from event",
+        // One side only; and two sides in two currencies.
+        "insert into ledger_entry (operation, line, account, ledger_account, currency, minor, at)
+         values (x'00', 1, 'a', 'sales', 'USD', -5, 0)",
+        "insert into ledger_entry (operation, line, account, ledger_account, currency, minor, at)
+         values (x'00', 1, 'a', 'sales', 'USD', -5, 0), (x'00', 2, 'a', 'sales', 'EUR', 5, 0)",
+        "insert into balanced (minor) values (5)",
+        "delete from balanced",
+        "update payment set captured = captured + 1",
+        "update payment set refund_reserved = captured + 1",
+        "update payment set authorized = captured - 1",
+        "update operation set state = 'declined'",
+        "update operation set settled_at = null",
+        "update operation set state = 'unknown', settled_at = null",
+    ] {
+        let refused = sqlx::query(sql).execute(&mut raw).await;
+        let Err(sqlx::Error::Database(error)) = refused else {
+            panic!("{sql}: {refused:?}")
+        };
+        let code: i32 = error
+            .code()
+            .expect("a result code")
+            .parse()
+            .expect("a number");
+        assert_eq!(code & 0xff, 19, "{sql}: {error}");
+    }
+    assert_eq!(read(&ledger.store(), sold.id).await.state, sold.state);
+    drop(raw);
+    ledger.end().await;
+}
