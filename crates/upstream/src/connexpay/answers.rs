@@ -49,7 +49,8 @@ pub(super) struct Rules {
 pub(super) struct Asked<'a> {
     pub(super) shape: Shape,
     pub(super) amount: Money,
-    pub(super) reference: &'a str,
+    /// The sequence number, if it was sent.
+    pub(super) reference: Option<&'a str>,
     pub(super) device_guid: &'a str,
     /// The transaction that a follow-up named.
     pub(super) parent: Option<&'a str>,
@@ -236,7 +237,10 @@ fn stranger(asked: &Asked<'_>, record: &Record) -> Option<&'static str> {
     if differs(&record.device_guid, asked.device_guid) {
         return Some("the answer names another device");
     }
-    if differs(&record.sequence_number, asked.reference) {
+    if asked
+        .reference
+        .is_some_and(|ours| differs(&record.sequence_number, ours))
+    {
         return Some("the answer names another sequence number");
     }
     let parent = asked.parent?;

@@ -304,12 +304,12 @@ impl Asking<'_> {
                 "the authorization was captured by a request that is not this one".to_owned();
             return Finding::Contradiction { detail };
         }
-        match status(&capture) {
+        match status(capture) {
             Some(Status::Approved) => {}
-            Some(Status::Declined) => return declined_record(&capture),
+            Some(Status::Declined) => return declined_record(capture),
             _ => return could_not("the capture is there, without a result"),
         }
-        if let Some(detail) = contradiction(&capture) {
+        if let Some(detail) = contradiction(capture) {
             return Finding::Contradiction {
                 detail: detail.to_owned(),
             };
@@ -329,11 +329,10 @@ impl Asking<'_> {
             let detail = "another amount was captured than asked".to_owned();
             return Finding::Contradiction { detail };
         }
-        let Some(approval) = answers::approval(Shape::Capture, &capture, self.subject.amount)
-        else {
+        let Some(approval) = answers::approval(Shape::Capture, capture, self.subject.amount) else {
             return could_not("a capture without an id");
         };
-        let stands = sale.unwrap_or(&capture);
+        let stands = sale.unwrap_or(capture);
         let remaining = self
             .remaining(stands)
             .unwrap_or(self.subject.amount.minor());
@@ -565,16 +564,12 @@ fn with_row(mut record: Record, row: Record) -> Record {
 
 /// Whether the record is ours: by the sequence number where it has one, else by the order number.
 fn carries(record: &Record, row: &Record, reference: &str) -> bool {
-    match &record.sequence_number {
-        Some(theirs) => theirs.eq_ignore_ascii_case(reference),
-        None => {
-            let order = record
-                .order_number
-                .as_deref()
-                .or(row.order_number.as_deref());
-            order.is_some_and(|theirs| theirs.eq_ignore_ascii_case(reference))
-        }
-    }
+    let order = record
+        .order_number
+        .as_deref()
+        .or(row.order_number.as_deref());
+    let theirs = record.sequence_number.as_deref().or(order);
+    theirs.is_some_and(|theirs| theirs.eq_ignore_ascii_case(reference))
 }
 
 fn names(capture: &Record, authorization: &str) -> bool {

@@ -209,7 +209,6 @@ impl ConnexPay {
     /// Sends one request that moves money, and says what its answer proves.
     async fn money(
         &self,
-        subject: &Subject,
         plan: &Plan,
         amount: Money,
         payer: Option<&Payer>,
@@ -226,7 +225,7 @@ impl ConnexPay {
         let asked = Asked {
             shape: plan.shape,
             amount,
-            reference: subject.reference.as_str(),
+            reference: plan.sequence.as_deref(),
             device_guid: &self.config.device_guid,
             parent: plan.parent.as_deref(),
             rules: Rules {
@@ -267,7 +266,7 @@ impl ConnexPay {
             Err(reason) => return Verdict::NotSent(reason),
         };
         let verdict = self
-            .money(subject, &plan, subject.amount, payer, gate, evidence)
+            .money(&plan, subject.amount, payer, gate, evidence)
             .await;
         admission.record(health(&verdict));
         with_card(verdict, payer)

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use gateway_core::card::{CardSource, Sensitive};
 use gateway_core::connector::{Customer, Fault, Payer, Subject};
+use gateway_core::key::UpstreamReference;
 use gateway_core::operation::Verb;
 use serde_json::Value;
 
@@ -30,6 +31,8 @@ pub(super) struct Plan {
     pub(super) body: Bytes,
     /// The id of the transaction that it names.
     pub(super) parent: Option<String>,
+    /// The sequence number that it carries.
+    pub(super) sequence: Option<String>,
 }
 
 /// What is missing for a request. Nothing was sent.
@@ -79,9 +82,10 @@ pub(super) fn plan(
                 label: "POST /Captures",
                 body: body::json(&request),
                 parent: Some(authorization.to_owned()),
+                sequence: Some(subject.reference.to_string()),
             })
         }
-        Verb::Void => Ok(void(config, subject, Target::of(subject)?, None)),
+        Verb::Void => Ok(void(config, Target::of(subject)?, Some(&subject.reference))),
         Verb::Refund => {
             let sale = id(subject, "sale").ok_or(Missing::Id("sale"))?;
             if subject
@@ -89,9 +93,10 @@ pub(super) fn plan(
                 .as_ref()
                 .is_some_and(|prepared| prepared.as_void)
             {
-                return Ok(void(config, subject, Target::Sale(sale), None));
+                return Ok(void(config, Target::Sale(sale), Some(&subject.reference)));
             }
-            Ok(refund(config, subject, sale, Major(subject.amount)))
+            let sequence = subject.reference.to_string();
+            Ok(refund(config, sale, Major(subject.amount), sequence))
         }
         Verb::Reversal => Err(Missing::Verb),
     }
@@ -117,11 +122,12 @@ impl<'a> Target<'a> {
     }
 }
 
+/// `reference`: the caller's own void. Without one it cleans up a create, whose reference is not to be used twice; a
+/// void needs none, since it is executed at most once for what it names.
 pub(super) fn void(
     config: &ConnexPayConfig,
-    subject: &Subject,
     target: Target<'_>,
-    void_reason: Option<&'static str>,
+    reference: Option<&UpstreamReference>,
 ) -> Plan {
     let (sale_guid, auth_only_guid, parent) = match target {
         Target::Sale(guid) => (Some(guid), None, guid),
@@ -131,8 +137,8 @@ pub(super) fn void(
         device_guid: &config.device_guid,
         sale_guid,
         auth_only_guid,
-        void_reason,
-        sequence_number: subject.reference.as_str(),
+        void_reason: reference.is_none().then_some("DEVICE_TIMEOUT"),
+        sequence_number: reference.map(AsRef::as_ref),
     };
     Plan {
         shape: Shape::Void,
@@ -140,21 +146,22 @@ pub(super) fn void(
         label: "POST /void",
         body: body::json(&request),
         parent: Some(parent.to_owned()),
+        sequence: reference.map(ToString::to_string),
     }
 }
 
+/// `sequence`: new for every return, and never sent with a second one.
 pub(super) fn refund(
     config: &ConnexPayConfig,
-    subject: &Subject,
     sale: &str,
     amount: Major,
+    sequence: String,
 ) -> Plan {
     let request = ReturnRequest {
         device_guid: &config.device_guid,
         sale_guid: sale,
         amount,
-        sequence_number: subject.reference.as_str(),
-        order_number: subject.reference.as_str(),
+        sequence_number: &sequence,
     };
     Plan {
         shape: Shape::Return,
@@ -162,6 +169,7 @@ pub(super) fn refund(
         label: "POST /returns",
         body: body::json(&request),
         parent: Some(sale.to_owned()),
+        sequence: Some(sequence),
     }
 }
 
@@ -212,6 +220,7 @@ fn charge(config: &ConnexPayConfig, subject: &Subject, payer: &Payer) -> Plan {
         label,
         body: body::json(&request),
         parent: None,
+        sequence: reference.map(str::to_owned),
     }
 }
 

@@ -15,8 +15,6 @@ use super::requests::{self, Target};
 use super::wire::TimeoutReversalRequest;
 use super::{ConnexPay, body};
 
-/// Why we void, in the processor's words.
-const VOID_REASON: &str = "DEVICE_TIMEOUT";
 /// The answer that alone proves a reversal, without spaces and punctuation.
 const REVERSED: &str = "deviceguidandsequencenumbercombinationfoundandvoided";
 
@@ -38,11 +36,11 @@ pub(super) async fn reverse(
             };
             match target {
                 Some(target) => {
-                    let plan = requests::void(config, subject, target, Some(VOID_REASON));
+                    let plan = requests::void(config, target, None);
                     let amount = subject.amount;
                     undone(
                         connector
-                            .money(subject, &plan, amount, None, gate, &mut evidence)
+                            .money(&plan, amount, None, gate, &mut evidence)
                             .await,
                     )
                 }
@@ -54,10 +52,16 @@ pub(super) async fn reverse(
             Money::new(*amount, subject.amount.currency()),
         ) {
             (Some(sale), Ok(amount)) => {
-                let plan = requests::refund(config, subject, sale, Major(amount));
+                // The create's own number must not be used twice; this form is sent at most once.
+                let plan = requests::refund(
+                    config,
+                    sale,
+                    Major(amount),
+                    format!("{}R", subject.reference),
+                );
                 undone(
                     connector
-                        .money(subject, &plan, amount, None, gate, &mut evidence)
+                        .money(&plan, amount, None, gate, &mut evidence)
                         .await,
                 )
             }
@@ -198,4 +202,121 @@ fn refused(message: &str) -> Undone {
         code: None,
         message: message.to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, content_type: &str, body: &str) -> Undone {
+        let reply = Reply {
+            status,
+            content_type: Some(content_type),
+            body: body.as_bytes(),
+        };
+        reversal_answer(&reply, true)
+    }
+
+    fn json(status: u16, body: &str) -> Undone {
+        answer(status, "application/json; charset=utf-8", body)
+    }
+
+    fn error(status: u16, message: &str) -> Undone {
+        json(
+            status,
+            &serde_json::json!({"message": message, "errorId": null}).to_string(),
+        )
+    }
+
+    #[test]
+    fn only_the_success_text_is_a_reversal() {
+        let done = Undone::Done {
+            upstream_reference: None,
+        };
+        let text = "Device Guid and Sequence Number combination found and voided.";
+        assert_eq!(json(200, &format!("{text:?}")), done);
+        assert_eq!(
+            json(
+                201,
+                "\" device guid and  sequence number combination found and VOIDED \""
+            ),
+            done
+        );
+        assert_eq!(error(200, text), done);
+        for body in [
+            "\"Combination found\"",
+            "\"Device Guid and Sequence Number combination not found and voided.\"",
+        ] {
+            assert_eq!(json(200, body), Undone::NothingFound { conclusive: true });
+        }
+        assert_ne!(json(422, &format!("{text:?}")), done);
+        assert_ne!(json(500, &format!("{text:?}")), done);
+        assert_ne!(answer(200, "text/html", &format!("{text:?}")), done);
+    }
+
+    #[test]
+    fn nothing_found_is_conclusive_only_in_this_apis_own_words() {
+        let conclusive = Undone::NothingFound { conclusive: true };
+        assert_eq!(
+            error(422, "No Sale could be found for the given Id"),
+            conclusive
+        );
+        assert_eq!(
+            error(422, "Sale cannot be voided because it was not processed"),
+            conclusive
+        );
+        assert_eq!(
+            error(
+                422,
+                "Error code D0009. Duplicate Request (Reversed previously)"
+            ),
+            conclusive
+        );
+        assert_eq!(error(422, "Something that no list has"), conclusive);
+        let open = Undone::NothingFound { conclusive: false };
+        assert_eq!(
+            error(
+                422,
+                "Error code D0001. Duplicate Request (Approved previously)"
+            ),
+            open
+        );
+        assert_eq!(error(422, "Error code E0010. Inactive Device"), open);
+        assert_eq!(
+            error(422, "The user does not have permission to do this"),
+            open
+        );
+        assert_eq!(error(404, "No HTTP resource was found"), open);
+        assert_eq!(error(400, "The request is invalid."), open);
+        assert_eq!(answer(404, "text/html", "<html>"), open);
+        assert_eq!(answer(422, "text/html", "<html>"), open);
+        assert_eq!(json(422, "[]"), open);
+    }
+
+    #[test]
+    fn failures_and_settlement_are_told_apart() {
+        assert_eq!(error(422, "Transaction already settled"), Undone::Settled);
+        let own = "Authorization has been denied for this request.";
+        assert!(matches!(
+            error(401, own),
+            Undone::NotSent(NotSent::RefusedUnprocessed { .. })
+        ));
+        assert_eq!(
+            answer(401, "text/html", own),
+            Undone::NothingFound { conclusive: false }
+        );
+        for undone in [
+            error(422, "Error code E0910. Time out"),
+            error(500, "There was a database error"),
+            json(200, "{}"),
+            json(200, ""),
+            answer(200, "text/html", "<html>"),
+            answer(502, "text/html", "<html>"),
+        ] {
+            assert!(
+                matches!(undone, Undone::Unknown(UnknownReason::Unusable { .. })),
+                "{undone:?}"
+            );
+        }
+    }
 }

@@ -115,7 +115,8 @@ pub(super) struct VoidRequest<'a> {
     pub(super) auth_only_guid: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) void_reason: Option<&'static str>,
-    pub(super) sequence_number: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) sequence_number: Option<&'a str>,
 }
 
 /// `POST /returns`.
@@ -126,7 +127,6 @@ pub(super) struct ReturnRequest<'a> {
     pub(super) sale_guid: &'a str,
     pub(super) amount: Major,
     pub(super) sequence_number: &'a str,
-    pub(super) order_number: &'a str,
 }
 
 /// `POST /timeoutreversal`.

@@ -69,7 +69,7 @@ fn asked(shape: Shape, minor: i64) -> Asked<'static> {
     Asked {
         shape,
         amount: usd(minor),
-        reference: "849741",
+        reference: Some("849741"),
         device_guid: DEVICE,
         parent: None,
         rules: RULES,
