@@ -1,4 +1,5 @@
 //! End-to-end tests: one binary, one file per route.
 
 mod harness;
+mod payments;
 mod simulator_kill;

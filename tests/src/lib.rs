@@ -2,3 +2,4 @@
 
 pub mod simulators;
 pub mod stack;
+pub mod world;

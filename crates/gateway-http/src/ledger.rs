@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use gateway_core::store::Store;
-use gateway_core::store::postgres::{PostgresOptions, PostgresStore};
-use gateway_core::store::sqlite::SqliteStore;
+use gateway_core::store::{PostgresOptions, PostgresStore, Store};
 
 use crate::config;
 use crate::gateway::StartError;
@@ -19,9 +17,8 @@ pub fn open(config: &config::Ledger) -> Result<Arc<dyn Store>, StartError> {
     let options = PostgresOptions {
         password,
         journal_connections: config.writers,
-        // The rest of the pool: a quarter for the resolver and cancellations, three for reads.
-        work_connections: (config.connections_max as usize / 4).max(1),
-        read_connections: (config.connections_max as usize * 3 / 4).max(1),
+        work_connections: config.work_connections,
+        read_connections: config.read_connections,
         statement_timeout: config.statement_timeout,
         lock_timeout: config.lock_timeout,
         ..PostgresOptions::new(config.url.clone().into())
@@ -35,7 +32,10 @@ pub fn open(config: &config::Ledger) -> Result<Arc<dyn Store>, StartError> {
 pub fn at(url: &str) -> Result<Arc<dyn Store>, StartError> {
     let unusable = |error| StartError::because("ledger.url", &error);
     if url.starts_with("sqlite:") {
-        return Ok(Arc::new(SqliteStore::new(url).map_err(unusable)?));
+        return Err(StartError::Unusable {
+            what: "ledger.url".to_owned(),
+            detail: "SQLite is not built in yet".to_owned(),
+        });
     }
     let options = PostgresOptions::new(url.to_owned().into());
     Ok(Arc::new(PostgresStore::new(&options).map_err(unusable)?))

@@ -1,6 +1,7 @@
 //! The edge: HTTP, authentication, configuration.
 
 pub mod app;
+pub mod assemble;
 pub mod auth;
 pub mod cli;
 pub mod config;
@@ -8,6 +9,7 @@ pub mod extract;
 pub mod fields;
 pub mod gateway;
 pub mod json;
+pub mod ledger;
 pub mod openapi;
 pub mod problem;
 pub mod process;
@@ -18,3 +20,4 @@ pub mod schema;
 pub mod server;
 pub mod telemetry;
 pub mod tls;
+pub mod upstreams;

@@ -131,6 +131,7 @@ merchant_guid = "{MERCHANT_USD}"
 username_file = "{username}"
 password_file = "{password}"
 timeout = "{upstream_timeout}"
+connect_timeout = "500ms"
 late_arrival_horizon = "{horizon}"
 connections_per_host = {connections}
 {more_account}

@@ -10,8 +10,8 @@ mod truth;
 use std::path::Path;
 use std::sync::Arc;
 
-use gateway_http::config::Config;
 use gateway_http::assemble::{Seams, check_ledger, pieces};
+use gateway_http::config::Config;
 use gateway_http::gateway::Gateway;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -115,7 +115,9 @@ impl World {
         let config = Config::parse(&config).unwrap_or_else(|error| panic!("{error}\n{config}"));
         let listener = gateway_http::server::bind(config.server.listen).expect("the port");
         let pieces = pieces(&config, seams).expect("the pieces of a gateway");
-        check_ledger(&*pieces.store).await.expect("a ledger to trust");
+        check_ledger(&*pieces.store)
+            .await
+            .expect("a ledger to trust");
         let gateway = Gateway::start(config, pieces).expect("a gateway");
         let (stop, mut stopping) = watch::channel(false);
         let engine = Arc::clone(&gateway.app.engine);
@@ -123,7 +125,10 @@ impl World {
             let stopped = async move {
                 let _ = stopping.wait_for(|stop| *stop).await;
             };
-            gateway.run(listener, stopped).await.expect("served until stopped");
+            gateway
+                .run(listener, stopped)
+                .await
+                .expect("served until stopped");
         });
         let running = Running {
             url: format!("http://127.0.0.1:{port}"),
@@ -158,7 +163,7 @@ impl World {
 
     /// A caller of the client `shop`, with every scope.
     pub fn caller(&self, url: impl Into<String>) -> Caller {
-        Caller::new(url, self.key.mint(&caller::claims("shop-1")))
+        Caller::new(url, self.key.mint(&claims("shop-1")))
     }
 
     /// A caller with claims of the test's own.

@@ -12,7 +12,7 @@ use crate::simulators::connexpay::Books;
 use crate::stack::eventually;
 
 /// Everything that is wrong, one sentence each.
-pub type Differences = Vec<String>;
+pub(super) type Differences = Vec<String>;
 
 /// What the auditor tolerates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
