@@ -1,5 +1,6 @@
 //! One call: what it proves about what left, for every way an exchange can end.
 
+use std::io::{Read as _, Write as _};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
@@ -126,6 +127,41 @@ async fn connections_closed_while_idle_cost_no_call() {
             .until(|log| log.connections[index].ended.is_some())
             .await;
     }
+}
+
+/// The server runs on a thread of its own and the test blocks its runtime meanwhile: so the runtime cannot know of the
+/// close when the next call begins, as under load.
+#[tokio::test]
+async fn a_close_that_the_runtime_has_not_heard_of_yet_costs_no_call() {
+    const ROUNDS: usize = 20;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let base = format!("http://{}", listener.local_addr().expect("bound"));
+    let (close, wait_for_close) = mpsc::channel::<()>();
+    let (closed, wait_for_closed) = mpsc::channel::<()>();
+    let serving = std::thread::spawn(move || {
+        for _ in 0..ROUNDS {
+            let (mut stream, _) = listener.accept().expect("a client");
+            let mut request = Vec::new();
+            while !request.ends_with(b"{\"Amount\":1500.00}") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).expect("a request");
+                request.extend(byte);
+            }
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+                .expect("a client");
+            wait_for_close.recv().expect("the test says when");
+            drop(stream);
+            closed.send(()).expect("the test waits for it");
+        }
+    });
+    let pool = pool(config(base.parse().expect("a URI")));
+    for _ in 0..ROUNDS {
+        assert_eq!(text(&post_open(&pool).await), "ok");
+        close.send(()).expect("the server waits for it");
+        wait_for_closed.recv().expect("the server closes");
+    }
+    serving.join().expect("no panic");
 }
 
 #[tokio::test]
