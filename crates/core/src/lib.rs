@@ -1,5 +1,6 @@
 //! The rules of money: operations, payments, the ledger, and how every unknown outcome ends.
 
+pub mod by_hand;
 pub mod card;
 pub mod clock;
 pub mod connector;

@@ -51,14 +51,14 @@ impl fmt::Debug for Seams {
 
 /// Everything that the configuration names. Neither ledger, lock nor processor need to be there yet: `/readyz` tells.
 /// Runs inside a tokio runtime.
-pub fn pieces(config: &Config, seams: Seams) -> Result<Pieces, StartError> {
+pub async fn pieces(config: &Config, seams: Seams) -> Result<Pieces, StartError> {
     let Seams {
         clock,
         wrap_connector,
         wrap_store,
     } = seams;
     let mut registry = Registry::default();
-    let mut store = ledger::open(&config.ledger)?;
+    let mut store = ledger::open(&config.ledger).await?;
     if let Some(wrap) = wrap_store {
         store = wrap(store);
     }

@@ -6,13 +6,17 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use gateway_core::by_hand::{Decider, Decision};
 use gateway_core::clock::{Clock, SystemClock};
+use gateway_core::connector::UpstreamIds;
+use gateway_core::key::OperationId;
 
 use crate::auth::Scope;
 use crate::auth::keys::KeySet;
 use crate::auth::mint::{SigningKey, Wanted};
+use crate::commands;
 use crate::config::{Config, span};
-use crate::gateway::fingerprint_keys;
+use crate::gateway::{StartError, fingerprint_keys};
 
 /// A payment gateway: one intent, at most one effect, and every outcome known.
 #[derive(Debug, Parser)]
@@ -24,6 +28,14 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the gateway until SIGTERM or Ctrl-C; then finish what is under way.
+    Serve(ConfigFile),
+    /// Bring the ledger's schema up to this release.
+    Migrate(ConfigFile),
+    /// End a parked operation by a person's decision.
+    Resolve(ResolveArgs),
+    /// Tell what happened to an operation, with the proof.
+    Explain(ExplainArgs),
     /// Say everything that is wrong with a configuration and the files it names.
     CheckConfig(ConfigFile),
     /// Make a token from a private key, for a developer's machine.
@@ -35,6 +47,57 @@ struct ConfigFile {
     /// The configuration, as documented in config/reference.toml.
     #[arg(long, env = "GATEWAY_CONFIG", value_name = "FILE")]
     config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct ResolveArgs {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// `op_…`
+    operation: OperationId,
+    /// What became of it at the processor.
+    #[arg(long = "as", value_enum)]
+    finding: Finding,
+    /// Who decided. Kept for ever.
+    #[arg(long)]
+    who: String,
+    /// How it was found out. Kept for ever.
+    #[arg(long)]
+    why: String,
+    /// With `--as approved`: the processor's id of the transaction.
+    #[arg(long, required_if_eq("finding", "approved"))]
+    upstream_reference: Option<String>,
+    /// With `--as approved`: the processor's ids that follow-ups need, as in sale=GUID. Repeatable.
+    #[arg(long = "id", value_parser = named_id)]
+    ids: Vec<(String, String)>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Finding {
+    /// The processor executed it.
+    Approved,
+    /// It did not happen and no longer can.
+    Failed,
+    /// It happened and was undone by hand.
+    Reversed,
+}
+
+fn named_id(text: &str) -> Result<(String, String), &'static str> {
+    let (name, id) = text
+        .split_once('=')
+        .ok_or("a name and an id, as in sale=GUID")?;
+    Ok((name.to_owned(), id.to_owned()))
+}
+
+#[derive(Debug, Args)]
+struct ExplainArgs {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// `op_…`
+    operation: OperationId,
+    /// For programs.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -101,6 +164,12 @@ impl Cli {
     /// Does what was asked for. What goes wrong is written to standard error.
     pub fn run(self) -> ExitCode {
         let done = match self.command {
+            Command::Serve(file) => file
+                .load()
+                .and_then(|config| wait_for(commands::serve(config))),
+            Command::Migrate(file) => migrate(&file),
+            Command::Resolve(args) => resolve(args),
+            Command::Explain(args) => explain(&args),
             Command::CheckConfig(file) => check_config(&file),
             Command::Token(wanted) => token(&wanted),
         };
@@ -118,6 +187,58 @@ impl ConfigFile {
     fn load(&self) -> Result<Config, Failed> {
         Config::load(&self.config).map_err(|error| Failed::because(&error))
     }
+}
+
+/// Runs what needs a runtime.
+fn wait_for<T>(work: impl Future<Output = Result<T, StartError>>) -> Result<T, Failed> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failed::because(&error))?;
+    runtime
+        .block_on(work)
+        .map_err(|error| Failed::because(&error))
+}
+
+fn migrate(file: &ConfigFile) -> Result<(), Failed> {
+    let config = file.load()?;
+    wait_for(commands::migrate(&config))?;
+    println!("the ledger has this release's schema");
+    Ok(())
+}
+
+fn resolve(args: ResolveArgs) -> Result<(), Failed> {
+    let config = args.file.load()?;
+    let decision = match args.finding {
+        Finding::Approved => Decision::Approved {
+            upstream_reference: args.upstream_reference.unwrap_or_default(),
+            ids: UpstreamIds(args.ids.into_iter().collect()),
+            authorization_code: None,
+        },
+        Finding::Failed => Decision::Failed,
+        Finding::Reversed => Decision::Reversed,
+    };
+    let decider = Decider {
+        who: args.who,
+        why: args.why,
+    };
+    let done = wait_for(commands::resolve(
+        &config,
+        args.operation,
+        decision,
+        &decider,
+    ))?;
+    println!("{done}");
+    Ok(())
+}
+
+fn explain(args: &ExplainArgs) -> Result<(), Failed> {
+    let config = args.file.load()?;
+    println!(
+        "{}",
+        wait_for(commands::explain(&config, args.operation, args.json))?
+    );
+    Ok(())
 }
 
 fn check_config(file: &ConfigFile) -> Result<(), Failed> {

@@ -1,16 +1,17 @@
 //! Opens the ledger that the configuration names.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use gateway_core::store::{PostgresOptions, PostgresStore, Store};
+use gateway_core::store::{PostgresOptions, PostgresStore, SqliteStore, Store};
 
 use crate::config;
 use crate::gateway::StartError;
 
-/// The ledger of a configuration. Nothing is connected yet.
-pub fn open(config: &config::Ledger) -> Result<Arc<dyn Store>, StartError> {
-    if config.url.starts_with("sqlite:") {
-        return at(&config.url);
+/// The ledger of a configuration. To Postgres nothing is connected yet; SQLite is opened.
+pub async fn open(config: &config::Ledger) -> Result<Arc<dyn Store>, StartError> {
+    if sqlite_path(&config.url).is_some() {
+        return at(&config.url).await;
     }
     let password = config.password().map(|secret| secret.read()).transpose();
     let password = password.map_err(|error| StartError::because("ledger.password", &error))?;
@@ -29,14 +30,17 @@ pub fn open(config: &config::Ledger) -> Result<Arc<dyn Store>, StartError> {
 }
 
 /// The ledger at a URL, with the defaults for everything else.
-pub fn at(url: &str) -> Result<Arc<dyn Store>, StartError> {
+pub async fn at(url: &str) -> Result<Arc<dyn Store>, StartError> {
     let unusable = |error| StartError::because("ledger.url", &error);
-    if url.starts_with("sqlite:") {
-        return Err(StartError::Unusable {
-            what: "ledger.url".to_owned(),
-            detail: "SQLite is not built in yet".to_owned(),
-        });
+    if let Some(path) = sqlite_path(url) {
+        return Ok(Arc::new(SqliteStore::open(path).await.map_err(unusable)?));
     }
     let options = PostgresOptions::new(url.to_owned().into());
     Ok(Arc::new(PostgresStore::new(&options).map_err(unusable)?))
+}
+
+/// `sqlite:///absolute/path`, `sqlite://relative/path` or `sqlite:path`.
+fn sqlite_path(url: &str) -> Option<&Path> {
+    let path = url.strip_prefix("sqlite:")?;
+    Some(Path::new(path.strip_prefix("//").unwrap_or(path)))
 }

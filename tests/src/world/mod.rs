@@ -114,7 +114,9 @@ impl World {
         let config = self.write_config(port);
         let config = Config::parse(&config).unwrap_or_else(|error| panic!("{error}\n{config}"));
         let listener = gateway_http::server::bind(config.server.listen).expect("the port");
-        let pieces = pieces(&config, seams).expect("the pieces of a gateway");
+        let pieces = pieces(&config, seams)
+            .await
+            .expect("the pieces of a gateway");
         check_ledger(&*pieces.store)
             .await
             .expect("a ledger to trust");
@@ -227,8 +229,9 @@ impl Drop for Running {
 
 /// Applies the product's own migrations.
 pub async fn migrate(url: &str) -> Result<(), StackError> {
-    let store =
-        gateway_http::ledger::at(url).map_err(|error| StackError::new(error.to_string()))?;
+    let store = gateway_http::ledger::at(url)
+        .await
+        .map_err(|error| StackError::new(error.to_string()))?;
     store
         .migrate()
         .await

@@ -40,7 +40,7 @@ impl World {
 
     /// Waits until nothing is open any more, then audits.
     pub async fn settle_and_audit(&self, within: Duration) {
-        let store = self.store();
+        let store = self.store().await;
         let quiet = eventually(within, "every operation to end", async || {
             let payments = all_payments(&*store).await.ok()?;
             for payment in &payments {
@@ -58,12 +58,14 @@ impl World {
     }
 
     /// The ledger, read beside the gateways.
-    pub fn store(&self) -> std::sync::Arc<dyn Store> {
-        gateway_http::ledger::at(&self.config.ledger_url).expect("the ledger's address")
+    pub async fn store(&self) -> std::sync::Arc<dyn Store> {
+        gateway_http::ledger::at(&self.config.ledger_url)
+            .await
+            .expect("the ledger's address")
     }
 
     pub async fn differences(&self, tolerance: Tolerance) -> Differences {
-        let store = self.store();
+        let store = self.store().await;
         let payments = all_payments(&*store).await.expect("the ledger to answer");
         let books = self.simulators.connexpay().books();
         let mut differences = Vec::new();
