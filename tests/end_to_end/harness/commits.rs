@@ -2,6 +2,7 @@
 
 use sandbox::stack::{Databases, Moment, StackError, TcpProxy};
 use sqlx::Connection;
+use sqlx::postgres::PgConnection;
 use tokio::time::timeout;
 
 use super::{INSERT, PATIENCE, create_notes, notes, postgres};
@@ -42,6 +43,33 @@ async fn a_commit_happens_although_its_acknowledgement_is_lost() -> Result<(), S
         notes(database.url()).await,
         ["acknowledgement lost", "untouched"]
     );
+    Ok(())
+}
+
+/// One statement that commits by itself carries no `COMMIT`: it is known by one of its values.
+#[tokio::test]
+async fn a_statement_that_commits_by_itself_is_caught_by_its_values() -> Result<(), StackError> {
+    let databases = Databases::from_environment(create_notes).await?;
+    let database = databases.create().await?;
+    let proxy = TcpProxy::start(database.server_address()?).await?;
+    let through = database.url_through(proxy.port());
+    let insert = async |connection: &mut PgConnection, text: &str| {
+        sqlx::query(INSERT).bind(text).execute(connection).await
+    };
+    let mut connection = postgres(&through).await.expect("Postgres answers");
+    let plain = insert(&mut connection, "plain").await;
+    plain.expect("nothing is set yet");
+
+    let trap = proxy.cut_at(Moment::after_commit(), b"key-1");
+    let lost = insert(&mut connection, "with key-1 in it").await;
+    assert!(lost.is_err() && trap.has_sprung());
+    assert_eq!(notes(database.url()).await, ["plain", "with key-1 in it"]);
+
+    let trap = proxy.cut_at(Moment::BeforeRequest, b"key-2");
+    let mut connection = postgres(&through).await.expect("Postgres answers");
+    let never = insert(&mut connection, "with key-2 in it").await;
+    assert!(never.is_err() && trap.has_sprung());
+    assert_eq!(notes(database.url()).await, ["plain", "with key-1 in it"]);
     Ok(())
 }
 

@@ -16,8 +16,8 @@ pub enum Moment {
 }
 
 impl Moment {
-    /// After a Postgres statement outside, or at the end of, a transaction: `ReadyForQuery`, status idle
-    /// (Postgres manual, 55.7). Rolled back or committed, it is over.
+    /// After whatever Postgres statement committed, a `COMMIT` or one that commits by itself: `ReadyForQuery` with status
+    /// idle, so that no transaction is open any more (Postgres manual, 55.7).
     pub fn after_commit() -> Self {
         Self::AfterAnswer {
             ending: b"Z\0\0\0\x05I".to_vec(),
