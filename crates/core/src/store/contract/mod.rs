@@ -10,9 +10,13 @@ mod resolve;
 mod settle;
 mod undo;
 
+pub use concurrency::*;
 pub use fixture::*;
+pub use reads::*;
 pub use record::*;
+pub use resolve::*;
 pub use settle::*;
+pub use undo::*;
 
 /// Makes one test of each promise. `$fresh` is an async function: an empty ledger, and whatever must live as long as it.
 #[macro_export]
@@ -36,6 +40,7 @@ macro_rules! store_contract {
             a_batch_of_every_kind_answers_in_its_order
             a_verification_has_no_payment
             a_taken_reference_is_refused
+
             an_approved_sale_is_captured_and_balanced
             a_repeated_settlement_is_applied_once
             an_authorization_is_captured_in_parts_and_voided
@@ -49,6 +54,50 @@ macro_rules! store_contract {
             totals_never_exceed_whatever_the_settlement_says
             a_refused_settlement_leaves_its_batch_unwritten
             a_declined_create_is_final_with_a_snapshot
+
+            a_cancelled_key_that_was_never_seen_is_a_tombstone
+            cancelling_what_runs_takes_it_from_its_owner
+            cancelling_is_idempotent
+            cancelling_what_sent_nothing_ends_it
+            cancelling_an_approved_create_makes_it_due_until_nothing_stands
+            cancelling_a_declined_create_only_marks_it
+            a_follow_up_cannot_be_cancelled
+            a_reversal_is_recorded_before_it_is_sent
+            a_reversal_of_an_approved_sale_takes_what_remains
+            a_refund_form_is_never_sent_twice
+            a_reversal_that_sent_nothing_begins_anew
+            a_reversal_with_an_old_epoch_is_stale
+            a_reversal_that_ended_is_not_sent_again
+            a_reversal_waits_for_a_follow_up
+
+            heartbeats_count_up_and_show_the_others
+            a_replica_with_open_operations_does_not_leave
+            adoption_raises_the_epoch_and_makes_recorded_unknown
+            adoption_of_a_follow_up_releases_its_payment
+            what_is_handed_over_is_adopted_by_anybody
+            overdue_operations_are_adopted_whoever_owns_them
+            due_operations_come_soonest_first
+            a_check_moves_the_due_time_and_is_counted
+            a_send_is_counted_and_moves_the_horizon
+            a_token_is_replaced_only_by_who_knows_it
+            at_risk_adds_up_what_is_open
+
+            operations_and_payments_are_read_back
+            ended_names_only_what_ended
+            payments_are_listed_newest_first_by_keyset
+            the_feed_shows_each_transition_once_in_order
+            the_timeline_tells_everything
+            metadata_is_kept_until_it_is_erased
+            a_control_is_another_approved_operation
+            a_sound_ledger_has_no_faults
+
+            one_of_many_racing_claims_wins
+            batches_in_opposite_order_do_not_deadlock
+            parallel_refunds_never_exceed_the_capture
+            parallel_captures_have_one_winner
+            racing_guarded_creates_have_one_winner
+            a_cancellation_that_races_a_create_leaves_one_answer
+            racing_adopters_share_the_work
         );
     };
     (@each $fresh:path, $($name:ident)*) => {

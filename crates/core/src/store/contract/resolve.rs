@@ -1,1 +1,332 @@
-//! todo
+//! Ownership, due work, and the small tables beside it.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::fixture::*;
+use crate::clock::Timestamp;
+use crate::key::OperationId;
+use crate::operation::{StateName, Verb};
+use crate::payment::PaymentStatus;
+use crate::store::{AtRisk, Check, EventKind, Intent, Operation, TokenRow};
+
+pub async fn heartbeats_count_up_and_show_the_others(store: Ledger) {
+    let (a, b) = (replica(), replica());
+    assert!(store.beat(a).await.expect("beats").is_empty());
+    store.beat(a).await.expect("beats");
+    let seen = store.beat(b).await.expect("beats");
+    assert_eq!(
+        seen.iter().map(|s| (s.replica, s.beat)).collect::<Vec<_>>(),
+        [(a, 2)]
+    );
+    store.leave(b).await.expect("leaves");
+    assert!(store.beat(a).await.expect("beats").is_empty());
+}
+
+pub async fn a_replica_with_open_operations_does_not_leave(store: Ledger) {
+    let owner = replica();
+    store.beat(owner).await.expect("beats");
+    let recorded = begin(
+        &store,
+        Intent {
+            owner,
+            ..sale("k", 1_000)
+        },
+    )
+    .await;
+    store.leave(owner).await.expect("answers");
+    assert_eq!(
+        store.beat(replica()).await.expect("beats").len(),
+        1,
+        "it left its payment behind"
+    );
+    end(&store, &recorded, approved(1_000)).await;
+    store.leave(owner).await.expect("leaves");
+    let others = store.beat(replica()).await.expect("beats");
+    assert!(others.iter().all(|other| other.replica != owner));
+}
+
+pub async fn adoption_raises_the_epoch_and_makes_recorded_unknown(store: Ledger) {
+    let (silent, alive, me) = (replica(), replica(), replica());
+    let recorded = begin(
+        &store,
+        Intent {
+            owner: silent,
+            ..sale("k1", 1_000)
+        },
+    )
+    .await;
+    let open = begin(
+        &store,
+        Intent {
+            owner: silent,
+            ..sale("k2", 1_000)
+        },
+    )
+    .await;
+    let open = end(&store, &open, unknown()).await;
+    let ended = begin(
+        &store,
+        Intent {
+            owner: silent,
+            ..sale("k3", 1_000)
+        },
+    )
+    .await;
+    end(&store, &ended, approved(1_000)).await;
+    let foreign = begin(
+        &store,
+        Intent {
+            owner: alive,
+            ..sale("k4", 1_000)
+        },
+    )
+    .await;
+
+    let adopted = store
+        .adopt_silent(me, &[silent], 10)
+        .await
+        .expect("adopted");
+    assert_eq!(adopted.len(), 2);
+    for (before, name) in [(&recorded, "k1"), (&open, "k2")] {
+        let now = adopted.iter().find(|o| o.id == before.id).expect(name);
+        assert_eq!((now.owner, now.epoch), (me, before.epoch + 1));
+        assert_eq!(now.state.name(), StateName::Unknown);
+    }
+    assert_eq!(
+        payment_of(&store, &recorded).await.status,
+        PaymentStatus::Unknown
+    );
+    assert_eq!(
+        store.due(me, 10).await.expect("readable").len(),
+        2,
+        "due at once"
+    );
+    assert_eq!(read(&store, foreign.id).await.owner, alive);
+    assert!(
+        store
+            .adopt_silent(me, &[silent], 10)
+            .await
+            .expect("adopted")
+            .is_empty()
+    );
+}
+
+pub async fn adoption_of_a_follow_up_releases_its_payment(store: Ledger) {
+    let sold = charged(&store, "k", 1_000).await;
+    let payment = payment_of(&store, &sold).await;
+    let refund = begin(&store, follow_up("r", Verb::Refund, 300, &payment)).await;
+    store
+        .adopt_silent(replica(), &[refund.owner], 10)
+        .await
+        .expect("adopted");
+    let payment = payment_of(&store, &sold).await;
+    // What may have been refunded stays reserved.
+    assert_eq!((payment.busy_with, payment.refund_reserved), (None, 300));
+    assert_eq!(payment.status, PaymentStatus::Captured);
+}
+
+pub async fn what_is_handed_over_is_adopted_by_anybody(store: Ledger) {
+    let (leaving, me) = (replica(), replica());
+    let recorded = begin(
+        &store,
+        Intent {
+            owner: leaving,
+            ..sale("k1", 1_000)
+        },
+    )
+    .await;
+    let open = begin(
+        &store,
+        Intent {
+            owner: leaving,
+            ..sale("k2", 1_000)
+        },
+    )
+    .await;
+    let open = end(&store, &open, unknown()).await;
+    assert_eq!(store.hand_over(leaving).await.expect("handed over"), 1);
+    // Nobody is silent, and yet it is taken at once. What still runs is not.
+    let adopted = store.adopt_silent(me, &[], 10).await.expect("adopted");
+    assert_eq!(adopted.iter().map(|o| o.id).collect::<Vec<_>>(), [open.id]);
+    assert_eq!(read(&store, recorded.id).await.owner, leaving);
+}
+
+pub async fn overdue_operations_are_adopted_whoever_owns_them(store: Ledger) {
+    let me = replica();
+    let late = Intent {
+        send_within: Duration::ZERO,
+        deadline_after: Duration::ZERO,
+        ..sale("late", 1_000)
+    };
+    let late = begin(&store, late).await;
+    let running = begin(&store, sale("running", 1_000)).await;
+    let adopted = store.adopt_overdue(me, 10).await.expect("adopted");
+    assert_eq!(adopted.iter().map(|o| o.id).collect::<Vec<_>>(), [late.id]);
+    assert_eq!((adopted[0].owner, adopted[0].epoch), (me, late.epoch + 1));
+    assert_eq!(adopted[0].state.name(), StateName::Unknown);
+    assert_eq!(
+        read(&store, running.id).await.state.name(),
+        StateName::Recorded
+    );
+    let events = store.timeline(late.id).await.expect("readable");
+    assert!(events.iter().any(|event| event.kind == EventKind::Adopted));
+}
+
+async fn lost(store: &Ledger, name: &str, check_after: Duration) -> Operation {
+    let recorded = begin(store, sale(name, 1_000)).await;
+    let settlement = crate::store::Settlement {
+        check_after: Some(check_after),
+        ..settlement(&recorded, unknown())
+    };
+    settle_one(store, settlement).await;
+    read(store, recorded.id).await
+}
+
+pub async fn due_operations_come_soonest_first(store: Ledger) {
+    let later = lost(&store, "later", Duration::from_hours(1)).await;
+    let first = lost(&store, "first", Duration::ZERO).await;
+    let second = lost(&store, "second", Duration::ZERO).await;
+    let running = begin(&store, sale("running", 1_000)).await;
+    let ids = |due: Vec<Operation>| due.into_iter().map(|o| o.id).collect::<Vec<OperationId>>();
+    let due = ids(store.due(first.owner, 10).await.expect("readable"));
+    assert_eq!(due, [first.id, second.id]);
+    assert_eq!(
+        ids(store.due(first.owner, 1).await.expect("readable")),
+        [first.id]
+    );
+    assert!(store.due(replica(), 10).await.expect("readable").is_empty());
+    assert!(later.due_at > first.due_at && running.due_at > first.due_at);
+}
+
+fn check(of: &Operation, next_after: Option<Duration>) -> Check {
+    Check {
+        operation: of.id,
+        epoch: of.epoch,
+        owner: of.owner,
+        next_after,
+        evidence: json!({ "found": false }),
+        reason: "not found so far",
+    }
+}
+
+pub async fn a_check_moves_the_due_time_and_is_counted(store: Ledger) {
+    let open = lost(&store, "k", Duration::ZERO).await;
+    let next = check(&open, Some(Duration::from_hours(1)));
+    assert!(store.reschedule(&next).await.expect("written").is_some());
+    let after = read(&store, open.id).await;
+    assert_eq!((after.checks, after.epoch), (1, open.epoch));
+    assert!(
+        store
+            .due(open.owner, 10)
+            .await
+            .expect("readable")
+            .is_empty()
+    );
+    let events = store.timeline(open.id).await.expect("readable");
+    let last = events.last().expect("events");
+    assert_eq!(
+        (last.kind, last.reason.as_str()),
+        (EventKind::Checked, "not found so far")
+    );
+    assert_eq!(last.evidence, json!({ "found": false }));
+
+    store
+        .adopt_silent(replica(), &[open.owner], 10)
+        .await
+        .expect("adopted");
+    assert!(
+        store.reschedule(&next).await.expect("answers").is_none(),
+        "the epoch moved"
+    );
+    let ended = charged(&store, "ended", 1_000).await;
+    let next = check(&ended, Some(Duration::ZERO));
+    assert!(
+        store.reschedule(&next).await.expect("answers").is_none(),
+        "nothing to check"
+    );
+}
+
+pub async fn a_send_is_counted_and_moves_the_horizon(store: Ledger) {
+    let soon = Intent {
+        send_within: Duration::ZERO,
+        deadline_after: Duration::ZERO,
+        late_arrival_horizon: Duration::ZERO,
+        ..sale("k", 1_000)
+    };
+    let recorded = begin(&store, soon).await;
+    assert!(read(&store, recorded.id).await.past_horizon());
+    let counted = store
+        .count_send(recorded.id, recorded.epoch, recorded.owner)
+        .await;
+    let counted = counted.expect("written").expect("still ours");
+    assert_eq!(counted.sends, 2);
+    assert!(counted.late_after > recorded.late_after);
+    let stored = read(&store, recorded.id).await;
+    assert_eq!((stored.sends, stored.late_after), (2, counted.late_after));
+    let other = store
+        .count_send(recorded.id, recorded.epoch + 1, recorded.owner)
+        .await;
+    assert!(other.expect("answers").is_none(), "another epoch");
+    end(&store, &stored, approved(1_000)).await;
+    let over = store
+        .count_send(recorded.id, recorded.epoch, recorded.owner)
+        .await;
+    assert!(over.expect("answers").is_none(), "it is final");
+    // And a horizon is only ever moved up.
+    let far = Intent {
+        late_arrival_horizon: Duration::from_hours(1),
+        ..sale("k2", 1_000)
+    };
+    let recorded = begin(&store, far).await;
+    let counted = store
+        .count_send(recorded.id, recorded.epoch, recorded.owner)
+        .await;
+    assert!(counted.expect("written").expect("ours").late_after >= recorded.late_after);
+}
+
+pub async fn a_token_is_replaced_only_by_who_knows_it(store: Ledger) {
+    let token = |generation: i64| TokenRow {
+        generation,
+        ciphertext: vec![1, 2, u8::try_from(generation).expect("small")],
+        issued_at: Timestamp::from_seconds(1_000),
+        expires_at: Timestamp::from_seconds(2_000),
+    };
+    assert_eq!(store.load_token("t").await.expect("readable"), None);
+    assert!(store.store_token("t", 0, &token(1)).await.expect("written"));
+    assert!(!store.store_token("t", 0, &token(1)).await.expect("answers"));
+    assert!(!store.store_token("t", 7, &token(8)).await.expect("answers"));
+    assert_eq!(
+        store.load_token("t").await.expect("readable"),
+        Some(token(1))
+    );
+    assert!(store.store_token("t", 1, &token(2)).await.expect("written"));
+    assert_eq!(
+        store.load_token("t").await.expect("readable"),
+        Some(token(2))
+    );
+    assert_eq!(store.load_token("other").await.expect("readable"), None);
+}
+
+pub async fn at_risk_adds_up_what_is_open(store: Ledger) {
+    lost(&store, "k1", Duration::ZERO).await;
+    lost(&store, "k2", Duration::ZERO).await;
+    begin(&store, sale("k3", 500)).await;
+    charged(&store, "k4", 9_000).await;
+    let risk = |state, operations, minor| AtRisk {
+        account: account(),
+        currency: usd(0).currency(),
+        state,
+        operations,
+        minor,
+    };
+    let found = store.at_risk().await.expect("readable");
+    assert_eq!(
+        found,
+        [
+            risk(StateName::Recorded, 1, 500),
+            risk(StateName::Unknown, 2, 2_000)
+        ]
+    );
+}

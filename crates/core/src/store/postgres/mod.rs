@@ -62,6 +62,14 @@ impl PostgresStore {
     }
 }
 
+/// What runs for every payment, with its count of parameters: their plans are tested.
+#[cfg(test)]
+const HOT_STATEMENTS: [(&str, &str, usize); 3] = [
+    ("record", record::RECORD, 20),
+    ("holders", record::HOLDERS, 2),
+    ("settle", settle::SETTLE, 21),
+];
+
 /// One transaction on a connection of this lane, committed if `$work` succeeds and rolled back if it fails.
 macro_rules! in_transaction {
     ($lane:expr, |$tx:ident| $work:expr) => {{

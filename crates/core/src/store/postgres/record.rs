@@ -34,7 +34,7 @@ pub(super) enum Plain {
 
 /// One statement claims, opens the payments and writes the events; its rows are inserted by (client, key), so that two
 /// batches which share keys wait for each other and do not deadlock.
-const RECORD: &str = "
+pub(super) const RECORD: &str = "
     with input as (
         select * from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::text[],
             $8::bigint[], $9::text[], $10::uuid[], $11::text[], $12::bytea[], $13::text[], $14::text[], $15::uuid[],
@@ -72,7 +72,7 @@ const RECORD: &str = "
     )
     select id, recorded_at from claimed";
 
-const HOLDERS: &str = concat!(
+pub(super) const HOLDERS: &str = concat!(
     "select ",
     operation_columns!(),
     ", ",

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use secrecy::SecretString;
-use sqlx::{Connection, Executor, PgConnection};
+use sqlx::{Connection, Executor, PgConnection, Row};
 use uuid::Uuid;
 
-use crate::store::contract::{Ledger, charged, read};
-use crate::store::{PostgresOptions, PostgresStore, Store};
+use crate::store::contract::{
+    Ledger, approved, begin, charged, end, read, replica, sale, settlement, wish,
+};
+use crate::store::{Event, EventQuery, PostgresOptions, PostgresStore, Store, StoreError};
 
 /// An empty ledger in a database that is dropped at the end.
 struct Fresh {
@@ -116,5 +118,206 @@ async fn history_is_written_once_and_balances_whoever_writes() {
         assert_eq!(refusal(&mut raw, sql).await, "23514", "{sql}");
     }
     assert_eq!(read(&ledger.store(), sold.id).await.state, sold.state);
+    ledger.end().await;
+}
+
+#[tokio::test]
+async fn the_feed_waits_for_a_writer_that_is_still_open() {
+    let ledger = fresh().await;
+    let store = ledger.store();
+    let mut slow = ledger.raw().await;
+    let mut open = slow.begin().await.expect("begins");
+    let event = "insert into event (kind, operation, account, verb, to_state, reason, evidence)
+                 values ('transition', gen_random_uuid(), 'acme-us', 'sale', 'recorded', 'slow', 'null')";
+    sqlx::raw_sql(event)
+        .execute(&mut *open)
+        .await
+        .expect("written");
+    for i in 0..63 {
+        begin(&store, sale(&format!("k{i}"), 100)).await;
+    }
+    let all = EventQuery {
+        limit: 1_000,
+        ..EventQuery::default()
+    };
+    // What committed after the open one began may not be shown before it.
+    assert!(store.events(&all).await.expect("readable").is_empty());
+    open.commit().await.expect("commits");
+    let mut seen = Vec::new();
+    loop {
+        let after = seen.last().map(|event: &Event| event.cursor);
+        let page = EventQuery {
+            after,
+            limit: 10,
+            ..EventQuery::default()
+        };
+        let events = store.events(&page).await.expect("readable");
+        if events.is_empty() {
+            break;
+        }
+        seen.extend(events);
+    }
+    assert_eq!(seen.len(), 64);
+    assert_eq!(seen[0].reason, "slow", "it began first");
+    assert!(seen.is_sorted_by_key(|event| event.cursor));
+    ledger.end().await;
+}
+
+/// The hot statements on tables that grew without ever being analysed: a plan that reads a table to its end is two to
+/// three times slower at once, and ever slower later.
+#[tokio::test]
+async fn hot_statements_find_rows_by_key_in_tables_that_were_never_analysed() {
+    let ledger = fresh().await;
+    let mut raw = ledger.raw().await;
+    // Both while the tables are empty, as at the first start, and after they grew.
+    for rows in [0, 100_000] {
+        let grow = format!(
+            "alter table operation set (autovacuum_enabled = off);
+             alter table payment set (autovacuum_enabled = off);
+             insert into payment (id, account, endpoint, currency, amount, status, reference, opened_by)
+             select gen_random_uuid(), 'a', 'e', 'USD', 1, 'pending', 'r', gen_random_uuid()
+             from generate_series(1, {rows});
+             insert into operation (id, client, key, verb, payment, account, endpoint, amount, currency, state, detail,
+                 attempt, sends, epoch, claim, reference, fingerprint, owner, holds_while_unknown, first_attempt_at,
+                 recorded_at, send_by, deadline, late_arrival_horizon, late_after, due_at)
+             select gen_random_uuid(), 'c', i::text, 'sale', gen_random_uuid(), 'a', 'e', 1, 'USD', 'recorded', '{{}}',
+                 1, 1, 1, gen_random_uuid(), i::text, '', gen_random_uuid(), false, now(), now(), now(), now(), 0,
+                 now(), now()
+             from generate_series(1, {rows}) i"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(grow))
+            .execute(&mut raw)
+            .await
+            .expect("grows");
+        for (name, sql, parameters) in super::HOT_STATEMENTS {
+            let plan = ledger.store.journal_plan(sql, parameters).await;
+            assert!(
+                !plan.contains("Seq Scan on"),
+                "{name} with {rows} rows:\n{plan}"
+            );
+            assert!(
+                plan.contains("Index"),
+                "{name}: not a plan of this statement:\n{plan}"
+            );
+        }
+    }
+    ledger.end().await;
+}
+
+impl PostgresStore {
+    /// How a journal connection plans a prepared statement, whatever its parameters.
+    async fn journal_plan(&self, sql: &str, parameters: usize) -> String {
+        let mut lease = self.journal.lease().await.expect("connects");
+        let nulls = vec!["null"; parameters].join(", ");
+        let prepare = format!("prepare probe as {sql}");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(prepare))
+            .execute(&mut *lease)
+            .await
+            .expect("prepares");
+        let explain = format!("explain execute probe({nulls})");
+        let rows = sqlx::raw_sql(sqlx::AssertSqlSafe(explain))
+            .fetch_all(&mut *lease)
+            .await
+            .expect("explains");
+        sqlx::raw_sql("deallocate probe")
+            .execute(&mut *lease)
+            .await
+            .expect("forgets");
+        lease.done();
+        rows.iter()
+            .map(|row| row.get::<String, _>(0) + "\n")
+            .collect()
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_would_forget_is_refused() {
+    let ledger = fresh().await;
+    let weaken = async |setting: &str, database: &str| {
+        let sql = format!("alter database {database} set synchronous_commit = {setting}");
+        administrator()
+            .await
+            .execute(sqlx::AssertSqlSafe(sql))
+            .await
+            .expect("set");
+    };
+    for setting in ["off", "local"] {
+        weaken(setting, &ledger.name).await;
+        // Another process: settings of a database are read when a connection begins.
+        let options = PostgresOptions::new(SecretString::from(ledger.url.clone()));
+        let store = PostgresStore::new(&options).expect("a URL");
+        let faults = store.faults().await.expect("readable");
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].contains("synchronous_commit"), "{faults:?}");
+    }
+    weaken("on", &ledger.name).await;
+    let mut raw = ledger.raw().await;
+    raw.execute("delete from _sqlx_migrations")
+        .await
+        .expect("forgets");
+    let faults = ledger.store.faults().await.expect("readable");
+    assert!(
+        matches!(&faults[..], [fault] if fault.contains("gateway migrate")),
+        "{faults:?}"
+    );
+    raw.execute("drop table _sqlx_migrations")
+        .await
+        .expect("forgets");
+    let faults = ledger.store.faults().await.expect("readable");
+    assert!(
+        matches!(&faults[..], [fault] if fault.contains("gateway migrate")),
+        "{faults:?}"
+    );
+    drop(raw);
+    ledger.end().await;
+}
+
+#[tokio::test]
+async fn a_ledger_that_goes_away_comes_back() {
+    let ledger = fresh().await;
+    let store = ledger.store();
+    let recorded = begin(&store, sale("k", 1_000)).await;
+    // Every connection is cut, as by a restart.
+    let cut = "select pg_terminate_backend(pid) from pg_stat_activity
+               where datname = current_database() and pid <> pg_backend_pid()";
+    ledger.raw().await.execute(cut).await.expect("cut");
+    let lost = store
+        .settle(&[Arc::new(settlement(&recorded, approved(1_000)))])
+        .await;
+    assert!(matches!(lost, Err(StoreError::Unavailable(_))), "{lost:?}");
+    end(&store, &recorded, approved(1_000)).await;
+    let nowhere = PostgresOptions::new(SecretString::from("postgres://postgres@127.0.0.1:1/x"));
+    let nowhere = PostgresStore::new(&nowhere).expect("a URL");
+    let unreachable = nowhere.ping().await;
+    assert!(
+        matches!(unreachable, Err(StoreError::Unavailable(_))),
+        "{unreachable:?}"
+    );
+    ledger.end().await;
+}
+
+#[tokio::test]
+async fn load_does_not_starve_the_heartbeat() {
+    let ledger = fresh().await;
+    let store = ledger.store();
+    begin(&store, sale("k", 1_000)).await;
+    // The journal's connections all wait for a row that somebody holds.
+    let mut raw = ledger.raw().await;
+    let mut open = raw.begin().await.expect("begins");
+    sqlx::raw_sql("select 1 from operation for update")
+        .execute(&mut *open)
+        .await
+        .expect("held");
+    let waiting: Vec<_> = (0..8)
+        .map(|_| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move { store.cancel(&wish("k")).await })
+        })
+        .collect();
+    store.beat(replica()).await.expect("beats beside them");
+    open.rollback().await.expect("lets go");
+    for task in waiting {
+        task.await.expect("no panic").expect("answered");
+    }
     ledger.end().await;
 }

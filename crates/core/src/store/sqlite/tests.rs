@@ -35,6 +35,7 @@ impl Fresh {
     }
 
     async fn end(self) {
+        self.store.readers.close().await;
         drop(self.store);
         std::fs::remove_dir_all(&self.folder).expect("removed");
     }
