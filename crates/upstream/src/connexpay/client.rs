@@ -45,7 +45,8 @@ pub(super) struct Request<'a> {
 
 /// What came of it: an answer, whatever it says; or proof that nothing was executed; or neither.
 pub(super) enum Outcome {
-    Answered(Response),
+    /// With the token it was sent with, which an answer may repeat.
+    Answered(Response, Token),
     NotSent(NotSent),
     Unknown(UnknownReason),
 }
@@ -69,7 +70,7 @@ impl Client {
         evidence: &mut Vec<CallEvidence>,
     ) -> Result<Response, String> {
         match self.call(request, &AlwaysOpen, true, evidence).await {
-            Outcome::Answered(response) => Ok(response),
+            Outcome::Answered(response, _) => Ok(response),
             Outcome::NotSent(reason) => Err(format!("{}: nothing sent: {reason:?}", request.label)),
             Outcome::Unknown(reason) => Err(format!("{}: no answer: {reason:?}", request.label)),
         }
@@ -92,12 +93,12 @@ impl Client {
             .await
         {
             Ok(response) if response.status == StatusCode::UNAUTHORIZED => response,
-            outcome => return finished(outcome),
+            outcome => return finished(outcome, token),
         };
         let proven = reply(&first).own_error().is_some();
         if !(repeats && (proven || request.method == Method::GET)) {
             self.tokens.report_unauthorized(token.generation());
-            return Outcome::Answered(first);
+            return Outcome::Answered(first, token);
         }
         token = match self.tokens.replace(token.generation()).await {
             Ok(token) => token,
@@ -106,7 +107,7 @@ impl Client {
         // The account's timeout covers both.
         let timeout = request.timeout.saturating_sub(began.elapsed());
         if timeout < REPEAT_TIMEOUT_MIN {
-            return Outcome::Answered(first);
+            return Outcome::Answered(first, token);
         }
         let second = self
             .call_once(request, &token, timeout, gate, evidence)
@@ -117,7 +118,7 @@ impl Client {
         {
             self.tokens.report_unauthorized(token.generation());
         }
-        finished(second)
+        finished(second, token)
     }
 
     async fn call_once(
@@ -162,9 +163,9 @@ fn headers(request: &Request<'_>, token: &Token) -> Option<HeaderMap> {
     Some(headers)
 }
 
-fn finished(result: Result<Response, CallFailure>) -> Outcome {
+fn finished(result: Result<Response, CallFailure>, token: Token) -> Outcome {
     match result {
-        Ok(response) => Outcome::Answered(response),
+        Ok(response) => Outcome::Answered(response, token),
         Err(CallFailure::NotSent(reason)) => Outcome::NotSent(reason),
         Err(CallFailure::Unknown(reason)) => Outcome::Unknown(reason),
     }

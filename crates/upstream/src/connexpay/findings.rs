@@ -612,7 +612,7 @@ fn declined_record(record: &Record) -> Finding {
         .to_owned();
     Finding::Found(Found::Declined(Decline {
         class,
-        code: code.map(|code| Scrub(None).clean(code)),
+        code: code.map(|code| Scrub::default().clean(code)),
         message,
     }))
 }

@@ -222,21 +222,26 @@ impl ConnexPay {
             body: plan.body.clone(),
             timeout: self.config.timeout,
         };
-        let asked = Asked {
-            shape: plan.shape,
-            amount,
-            reference: plan.sequence.as_deref(),
-            device_guid: &self.config.device_guid,
-            parent: plan.parent.as_deref(),
-            rules: Rules {
-                trust_401: self.config.trust_401,
-                trust_429: self.config.trust_429,
-                unlisted_code: self.config.unlisted_code,
-            },
-            scrub: Scrub(payer),
-        };
         match self.client.send(&request, gate, evidence).await {
-            Outcome::Answered(response) => answers::classify(&asked, &reply(&response)),
+            Outcome::Answered(response, token) => {
+                let asked = Asked {
+                    shape: plan.shape,
+                    amount,
+                    reference: plan.sequence.as_deref(),
+                    device_guid: &self.config.device_guid,
+                    parent: plan.parent.as_deref(),
+                    rules: Rules {
+                        trust_401: self.config.trust_401,
+                        trust_429: self.config.trust_429,
+                        unlisted_code: self.config.unlisted_code,
+                    },
+                    scrub: Scrub {
+                        payer,
+                        token: Some(token.expose()),
+                    },
+                };
+                answers::classify(&asked, &reply(&response))
+            }
             Outcome::NotSent(reason) => Verdict::NotSent(reason),
             Outcome::Unknown(reason) => Verdict::Unknown(reason),
         }

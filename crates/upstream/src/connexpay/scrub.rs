@@ -9,23 +9,34 @@ use zeroize::Zeroizing;
 const REDACTED: &str = "[redacted]";
 /// Long enough for any text of the reference.
 const LENGTH_MAX: usize = 200;
+/// A GUID has 36 characters, and the longest English word that an error text needs has fewer.
+const OPAQUE_MIN: usize = 40;
 
-/// The request whose values must not outlive it; nothing when it carried no card.
-#[derive(Clone, Copy)]
-pub(super) struct Scrub<'a>(pub(super) Option<&'a Payer>);
+/// The request whose values must not outlive it.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Scrub<'a> {
+    /// Nothing when it carried no card.
+    pub(super) payer: Option<&'a Payer>,
+    /// The access token it was sent with.
+    pub(super) token: Option<&'a str>,
+}
 
 impl Scrub<'_> {
-    /// The text without card numbers, without values of the request, without control characters, at most 200 characters.
+    /// The text without card numbers, without values of the request, without anything as long as an access token,
+    /// without control characters, at most 200 characters.
     pub(super) fn clean(self, text: &str) -> String {
-        let plain: String = text
+        let mut text: String = text
             .chars()
             .map(|c| if c.is_control() { ' ' } else { c })
             .collect();
-        let cleaned = match self.0 {
-            Some(payer) => Echoes::of(payer).taken_out_of(plain),
-            None => plain,
-        };
-        redact(&cleaned).trim().chars().take(LENGTH_MAX).collect()
+        if let Some(token) = self.token.filter(|token| !token.is_empty()) {
+            text = without(&text, &token.to_ascii_lowercase());
+        }
+        if let Some(payer) = self.payer {
+            text = Echoes::of(payer).taken_out_of(text);
+        }
+        let text = without_long_runs(&text);
+        redact(&text).trim().chars().take(LENGTH_MAX).collect()
     }
 }
 
@@ -130,6 +141,26 @@ fn without(text: &str, value: &str) -> String {
     cleaned
 }
 
+/// Replaces what is too long for a word and for a GUID: a token of an earlier or another login.
+fn without_long_runs(text: &str) -> String {
+    let opaque = |c: char| c.is_ascii_alphanumeric() || "-._~+/=".contains(c);
+    let mut cleaned = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find(opaque) {
+        let run = &rest[start..];
+        let end = run.find(|c| !opaque(c)).unwrap_or(run.len());
+        cleaned.push_str(&rest[..start]);
+        cleaned.push_str(if end >= OPAQUE_MIN {
+            REDACTED
+        } else {
+            &run[..end]
+        });
+        rest = &run[end..];
+    }
+    cleaned.push_str(rest);
+    cleaned
+}
+
 /// Replaces the digits where they stand alone: inside a longer number they are no CVV.
 fn without_number(text: &str, digits: &str) -> String {
     let mut cleaned = String::with_capacity(text.len());
@@ -175,18 +206,29 @@ mod tests {
             .unwrap(),
             upstream: serde_json::Map::new(),
         };
-        let scrub = Scrub(Some(&payer));
-        let echoed = "Card 4012-0000-9876-5439 of JANE DOE (jane@Example.com), passport p-778,\r\nCVV 999, amount 1999: no";
+        let scrub = Scrub {
+            payer: Some(&payer),
+            token: Some("t0ken-of-17-chars"),
+        };
+        let echoed = "Card 4012-0000-9876-5439 of JANE DOE (jane@Example.com), passport p-778,\r\nCVV 999, amount 1999: no, T0ken-of-17-chars";
         assert_eq!(
             scrub.clean(echoed),
-            "Card [redacted] of [redacted] ([redacted]), passport [redacted],  CVV [redacted], amount 1999: no"
+            "Card [redacted] of [redacted] ([redacted]), passport [redacted],  CVV [redacted], amount 1999: no, [redacted]"
         );
+    }
+
+    #[test]
+    fn what_may_be_a_token_goes_and_a_guid_stays() {
+        let token = "1A089D6ziUybPZFQ3mpPyjt9OEx9yrCs7eQIC6V3A0lmXR2N6-seGNK16Gsnl3td6Ilfbr2Xf_Eyu";
+        let text = format!("Bearer {token}: no sale 59344814-87c2-4a62-9859-9b0f5ecadf1e");
+        let expected = "Bearer [redacted]: no sale 59344814-87c2-4a62-9859-9b0f5ecadf1e";
+        assert_eq!(Scrub::default().clean(&text), expected);
     }
 
     #[test]
     fn long_texts_are_cut() {
         assert_eq!(
-            Scrub(None).clean(&"é".repeat(500)).chars().count(),
+            Scrub::default().clean(&"é".repeat(500)).chars().count(),
             LENGTH_MAX
         );
     }

@@ -129,7 +129,7 @@ async fn by_reference(
         timeout: connector.config.timeout,
     };
     match connector.client.send(&request, gate, evidence).await {
-        Outcome::Answered(response) => {
+        Outcome::Answered(response, _) => {
             reversal_answer(&reply(&response), connector.config.trust_401)
         }
         Outcome::NotSent(reason) => Undone::NotSent(reason),

@@ -437,7 +437,13 @@ async fn silence_and_a_close_are_unknown_and_open_the_breaker() {
 #[tokio::test]
 async fn an_echo_of_the_request_is_not_kept() {
     let world = World::new(|seen| match seen.call.as_str() {
-        "POST /sales" => error(422, &format!("Jane Doe may not use {PAN} (099) in 10007")),
+        "POST /sales" => error(
+            422,
+            &format!(
+                "Jane Doe may not use {PAN} (099) in 10007 by {}",
+                seen.token
+            ),
+        ),
         _ => Reply::Empty(404),
     })
     .await;
@@ -450,7 +456,7 @@ async fn an_echo_of_the_request_is_not_kept() {
         )
         .await;
     let told = format!("{answer:?}");
-    for secret in [PAN, "099", "10007"] {
+    for secret in [PAN, "099", "10007", "token-1"] {
         assert!(!told.contains(secret), "{told}");
     }
 }

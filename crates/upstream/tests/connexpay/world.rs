@@ -121,7 +121,7 @@ impl World {
         );
         let breaker = BreakerConfig {
             failure_count_max: 3,
-            open_for: Duration::from_secs(60),
+            open_for: Duration::from_mins(1),
         };
         let limit = LimitConfig {
             calls_max: 8,

@@ -73,7 +73,7 @@ fn asked(shape: Shape, minor: i64) -> Asked<'static> {
         device_guid: DEVICE,
         parent: None,
         rules: RULES,
-        scrub: Scrub(None),
+        scrub: Scrub::default(),
     }
 }
 
