@@ -14,9 +14,6 @@ use tokio::time::Instant;
 use super::answers::Reply;
 use crate::pool::{Call, CallFailure, Pool, Response};
 
-/// Below this no repeat is begun: it would end as a timeout, and what was proven not executed would be unknown.
-const REPEAT_TIMEOUT_MIN: Duration = Duration::from_secs(1);
-
 /// The API of one account.
 pub(super) struct Client {
     pub(super) pool: Arc<Pool>,
@@ -104,9 +101,10 @@ impl Client {
             Ok(token) => token,
             Err(error) => return no_token(&error),
         };
-        // The account's timeout covers both.
+        // The account's timeout covers both. With less than half of it left no repeat is begun: it would end as a
+        // time-out, and what was proven not executed would be unknown.
         let timeout = request.timeout.saturating_sub(began.elapsed());
-        if timeout < REPEAT_TIMEOUT_MIN {
+        if timeout < request.timeout / 2 {
             return Outcome::Answered(first, token);
         }
         let second = self
