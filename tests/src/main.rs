@@ -1,6 +1,10 @@
 //! Runs the simulators, or the whole local stack.
 
+use std::error::Error;
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
+use sandbox::local::{self, Local};
 use sandbox::simulators::command::{self, Simulate};
 
 #[derive(Debug, Parser)]
@@ -12,13 +16,28 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run gateway and simulated processors in one process until Ctrl-C.
+    Local(Local),
     /// Serve the simulated processors and their control API until Ctrl-C.
     Simulate(Simulate),
 }
 
 #[tokio::main]
-async fn main() -> std::io::Result<()> {
-    match Arguments::parse().command {
-        Command::Simulate(simulate) => command::run(simulate).await,
+async fn main() -> ExitCode {
+    let done: Result<(), Box<dyn Error>> = match Arguments::parse().command {
+        Command::Local(local) => local::run(local).await.map_err(Into::into),
+        Command::Simulate(simulate) => command::run(simulate).await.map_err(Into::into),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                eprintln!("  because: {error}");
+                cause = error.source();
+            }
+            ExitCode::FAILURE
+        }
     }
 }
