@@ -1,6 +1,7 @@
 //! The tools of these tests do what they say: otherwise a test could pass because nothing was broken at all.
 
 mod commits;
+mod gateway;
 mod keys;
 mod processes;
 mod proxy;
