@@ -148,7 +148,8 @@ pub enum Repeat {
     Never,
     /// The processor executes this verb at most once for the one parent it names.
     OncePerParent,
-    /// The processor documents that it de-duplicates by our reference, and the repeat carries it.
+    /// The processor documents that it de-duplicates by our reference, and the repeat carries it. Of a create, the task
+    /// that holds the card repeats it once, within its caller's wait; the resolver, which has no card, never.
     ByReference,
 }
 

@@ -211,8 +211,12 @@ impl Shared {
                 self.wait_for_turn(wait, payment.busy_with).await?;
                 continue;
             }
+            let subject = subject_of(&intent, &payment, want.amount);
+            let faults = account.connector.check(&subject, None);
+            if !faults.is_empty() {
+                return Err(Refusal::Invalid(faults));
+            }
             let prepared = if capabilities.prepares {
-                let subject = subject_of(&intent, &payment, want.amount);
                 Some(
                     account
                         .connector

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{Account, PAUSE_MAX, Shared, Wait};
 use crate::clock::{Clock, Tick};
-use crate::connector::{CallEvidence, NotSent, Payer, SendGate, Subject};
+use crate::connector::{CallEvidence, NotSent, Payer, Repeat, SendGate, Subject, Verdict};
 use crate::liveness::Liveness;
 use crate::operation::{self, Facts, Failure, State, StateName, Verb};
 use crate::store::{Operation, Settled, Settlement};
@@ -104,7 +104,7 @@ impl Shared {
     pub(super) async fn send(
         self: &Arc<Self>,
         account: &Account,
-        operation: Operation,
+        mut operation: Operation,
         payer: Option<Payer>,
         wait: Wait,
     ) {
@@ -117,10 +117,30 @@ impl Shared {
             cancelled: Some(&cancel.flag),
         };
         let started = tokio::time::Instant::now();
-        let answer = account
-            .connector
+        let connector = &account.connector;
+        let mut answer = connector
             .execute(&operation.subject(), payer.as_ref(), &gate)
             .await;
+        let repeats = connector.capabilities(operation.verb).repeat == Repeat::ByReference;
+        if repeats && matches!(answer.verdict, Verdict::Unknown(_)) {
+            // The processor answers a repeat under our reference with the first result, or executes it now if the first
+            // never arrived. Only here: nobody else holds what the repeat must carry. Counted before it leaves.
+            let since = self.clock.tick();
+            let me = self.liveness.replica();
+            if let Ok(Some(counted)) = self
+                .store
+                .count_send(operation.id, operation.epoch, me)
+                .await
+            {
+                operation = counted;
+                let gate = Gate { since, ..gate };
+                let again = connector
+                    .execute(&operation.subject(), payer.as_ref(), &gate)
+                    .await;
+                answer.verdict = again.verdict;
+                answer.evidence.extend(again.evidence);
+            }
+        }
         drop(payer); // Wiped here: settling may take as long as the ledger is away.
         self.metrics.upstream_call(&operation, started.elapsed());
         let mut to = operation::after_send(

@@ -81,6 +81,9 @@ pub struct ConnexPayConfig {
     /// A capture may be of less than was authorized; the newest documents know only whole ones.
     pub partial_captures: bool,
     pub unlisted_code: UnlistedCode,
+    /// An identical request with the same sequence number within 30 minutes is answered with the first result. Only the
+    /// newest documents say so.
+    pub resend_identical: bool,
 }
 
 impl ConnexPayConfig {
@@ -103,6 +106,7 @@ impl ConnexPayConfig {
             timeout_reversal: true,
             partial_captures: true,
             unlisted_code: UnlistedCode::Unknown,
+            resend_identical: false,
         }
     }
 
@@ -356,6 +360,11 @@ impl Connector for ConnexPay {
             once_per_payment: false,
             partial: false,
         };
+        let repeat_create = if self.config.resend_identical {
+            Repeat::ByReference
+        } else {
+            Repeat::Never
+        };
         match verb {
             Verb::Sale => Capabilities {
                 looked_up: LookedUp::ByReference,
@@ -365,12 +374,14 @@ impl Connector for ConnexPay {
                     UndoBy::Found
                 },
                 found: WhenFound::Reverse,
+                repeat: repeat_create,
                 ..none
             },
             // The reversal by sequence number names sales only.
             Verb::Authorize => Capabilities {
                 looked_up: LookedUp::ByReference,
                 undo: UndoBy::Found,
+                repeat: repeat_create,
                 ..none
             },
             Verb::Capture => Capabilities {
