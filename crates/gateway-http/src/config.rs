@@ -295,6 +295,12 @@ impl Ledger {
     }
 }
 
+/// The file behind `sqlite:///absolute`, `sqlite://relative` or `sqlite:relative`; `None` for another database.
+pub fn sqlite_path(url: &str) -> Option<&Path> {
+    let rest = url.strip_prefix("sqlite:")?;
+    Some(Path::new(rest.strip_prefix("//").unwrap_or(rest)))
+}
+
 /// What keeps replicas from doing the same work. Without it they still agree: the ledger decides.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -1,6 +1,5 @@
 //! Opens the ledger that the configuration names.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use gateway_core::store::{PostgresOptions, PostgresStore, SqliteStore, Store};
@@ -10,7 +9,7 @@ use crate::gateway::StartError;
 
 /// The ledger of a configuration. To Postgres nothing is connected yet; SQLite is opened.
 pub async fn open(config: &config::Ledger) -> Result<Arc<dyn Store>, StartError> {
-    if sqlite_path(&config.url).is_some() {
+    if config::sqlite_path(&config.url).is_some() {
         return at(&config.url).await;
     }
     let password = config.password().map(|secret| secret.read()).transpose();
@@ -20,6 +19,8 @@ pub async fn open(config: &config::Ledger) -> Result<Arc<dyn Store>, StartError>
         journal_connections: config.writers,
         work_connections: config.work_connections,
         read_connections: config.read_connections,
+        connect_timeout: config.connect_timeout,
+        acquire_timeout: config.acquire_timeout,
         statement_timeout: config.statement_timeout,
         lock_timeout: config.lock_timeout,
         ..PostgresOptions::new(config.url.clone().into())
@@ -32,15 +33,9 @@ pub async fn open(config: &config::Ledger) -> Result<Arc<dyn Store>, StartError>
 /// The ledger at a URL, with the defaults for everything else.
 pub async fn at(url: &str) -> Result<Arc<dyn Store>, StartError> {
     let unusable = |error| StartError::because("ledger.url", &error);
-    if let Some(path) = sqlite_path(url) {
+    if let Some(path) = config::sqlite_path(url) {
         return Ok(Arc::new(SqliteStore::open(path).await.map_err(unusable)?));
     }
     let options = PostgresOptions::new(url.to_owned().into());
     Ok(Arc::new(PostgresStore::new(&options).map_err(unusable)?))
-}
-
-/// `sqlite:///absolute/path`, `sqlite://relative/path` or `sqlite:path`.
-fn sqlite_path(url: &str) -> Option<&Path> {
-    let path = url.strip_prefix("sqlite:")?;
-    Some(Path::new(path.strip_prefix("//").unwrap_or(path)))
 }

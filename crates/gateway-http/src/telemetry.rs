@@ -1,6 +1,6 @@
 //! What the edge tells about itself: logs, a span per request, metrics. Never a body, a header's value or a query.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,11 @@ pub fn start_logging(config: &Telemetry) -> Result<(), TryInitError> {
             .with_span_list(false)
             .finish()
             .try_init()?,
-        LogFormat::Text => builder.with_target(false).finish().try_init()?,
+        LogFormat::Text => builder
+            .with_target(false)
+            .with_ansi(io::stderr().is_terminal())
+            .finish()
+            .try_init()?,
     }
     log_panics();
     Ok(())

@@ -78,20 +78,17 @@ impl Upstreams {
                 detail: "must name the device's currency".to_owned(),
             });
         };
-        let merchant_guid = account
-            .merchant_guid
-            .clone()
-            .unwrap_or_else(|| account.device_guid.clone());
         let config = ConnexPayConfig {
             timeout: account.timeout,
             read_timeout: account.timeout,
             trust_401: account.strategy.trust_401,
             trust_429: account.strategy.trust_429,
+            timeout_reversal: account.strategy.timeout_reversal,
             partial_captures: account.strategy.partial_captures,
             ..ConnexPayConfig::new(
                 &account.base_url,
                 &account.device_guid,
-                merchant_guid,
+                &account.merchant_guid,
                 currency,
             )
         };

@@ -23,12 +23,11 @@ pub struct Account {
     pub upstream: UpstreamKind,
     /// Of the sales API, with its version: `https://salesapi.connexpay.com/api/v1`.
     pub base_url: String,
-    /// Of the purchases API, if virtual cards are wanted.
-    pub purchases_url: Option<String>,
     /// The processor does not name currencies in its messages: a device has one.
     pub currencies: Vec<Currency>,
     pub device_guid: String,
-    pub merchant_guid: Option<String>,
+    /// What searches ask for.
+    pub merchant_guid: String,
     pub username_file: Option<PathBuf>,
     pub username_env: Option<String>,
     pub password_file: Option<PathBuf>,
@@ -100,8 +99,8 @@ pub struct Strategy {
     pub trust_401: bool,
     /// A 429 proves that nothing was executed.
     pub trust_429: bool,
-    /// An identical request within 30 minutes is de-duplicated by its sequence number.
-    pub resend_identical: bool,
+    /// `POST /timeoutreversal` exists; the newest documents no longer list it.
+    pub timeout_reversal: bool,
     /// The account captures less than was authorized.
     pub partial_captures: bool,
 }
@@ -111,7 +110,7 @@ impl Default for Strategy {
         Self {
             trust_401: true,
             trust_429: false,
-            resend_identical: false,
+            timeout_reversal: true,
             partial_captures: false,
         }
     }

@@ -61,7 +61,6 @@ fn the_reference_spells_out_the_defaults() {
             &[
                 "upstream",
                 "base_url",
-                "purchases_url",
                 "currencies",
                 "device_guid",
                 "merchant_guid",
@@ -194,6 +193,12 @@ fn values_are_looked_at_together() {
         ),
         (
             account,
+            "device_guid",
+            "terminal 2".into(),
+            "device_guid must be a GUID",
+        ),
+        (
+            account,
             "base_url",
             "https://user:pass@host/".into(),
             "password",
@@ -259,7 +264,7 @@ fn values_are_looked_at_together() {
             "unknown variant",
         ),
         (&["telemetry"], "log", "info,,=".into(), "telemetry.log"),
-    ] as [(&[&str], &str, Value, &str); 24];
+    ] as [(&[&str], &str, Value, &str); 25];
     for (path, key, value, wanted) in cases {
         let shown = format!("{path:?}.{key} = {value}");
         let faults = faults_with(path, key, value);
@@ -288,6 +293,30 @@ fn plain_http_needs_loopback_or_a_word() {
     assert!(listen("[::1]:80", false).is_empty());
     assert_eq!(listen("0.0.0.0:80", false).len(), 1);
     assert!(listen("0.0.0.0:80", true).is_empty());
+}
+
+#[test]
+fn an_embedded_ledger_is_a_file() {
+    let faults = |url: &str| {
+        let mut table = reference();
+        let ledger = at(&mut table, &["ledger"]);
+        ledger.insert("url".into(), url.into());
+        ledger.remove("password_file");
+        faults_of(&table).len()
+    };
+    assert_eq!(
+        sqlite_path("sqlite:///var/x.db"),
+        Some(Path::new("/var/x.db"))
+    );
+    assert_eq!(sqlite_path("sqlite://x.db"), Some(Path::new("x.db")));
+    assert_eq!(sqlite_path("postgres://x"), None);
+    assert_eq!(
+        [faults("sqlite:///var/x.db"), faults("sqlite:x.db")],
+        [0, 0]
+    );
+    for refused in ["sqlite::memory:", "sqlite://", "sqlite://x.db?mode=memory"] {
+        assert_eq!(faults(refused), 1, "{refused}");
+    }
 }
 
 #[test]

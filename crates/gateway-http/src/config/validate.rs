@@ -9,7 +9,7 @@ use std::time::Duration;
 use reqwest::Url;
 
 use super::secret::pick;
-use super::{Account, Auth, Config, span};
+use super::{Account, Auth, Config, span, sqlite_path};
 
 /// Faults, each with the key it is about.
 #[derive(Default)]
@@ -149,8 +149,14 @@ impl Config {
 
     fn validate_ledger(&self, faults: &mut Faults) {
         let (ledger, lock, keys) = (&self.ledger, &self.lock, &self.keys);
-        let is_sqlite = ledger.url.starts_with("sqlite:");
-        if is_sqlite {
+        if let Some(path) = sqlite_path(&ledger.url) {
+            // In memory it would be forgotten, and parameters could turn off what keeps it.
+            let is_file = path
+                .to_str()
+                .is_some_and(|path| !path.is_empty() && !path.contains([':', '?']));
+            faults.unless(is_file, || {
+                "ledger.url must name a file, as in sqlite:///var/lib/quittance/ledger.db".into()
+            });
             let has_password = ledger.password_file.is_some() || ledger.password_env.is_some();
             faults.unless(!has_password, || {
                 "ledger.password_*: SQLite has no password".into()
@@ -299,15 +305,7 @@ impl Config {
 
     fn validate_account(&self, prefix: &str, account: &Account, faults: &mut Faults) {
         let name = |key: &str| format!("{prefix}.{key}");
-        let urls = [
-            ("base_url", Some(&account.base_url)),
-            ("purchases_url", account.purchases_url.as_ref()),
-        ];
-        for (key, url) in urls {
-            if let Some(url) = url {
-                secure_url(&name(key), url, faults);
-            }
-        }
+        secure_url(&name("base_url"), &account.base_url, faults);
         faults.unless(!account.currencies.is_empty(), || {
             format!("{prefix}.currencies must not be empty")
         });
@@ -315,9 +313,14 @@ impl Config {
         faults.unless(account.currencies.len() <= 1, || {
             format!("{prefix}.currencies: a device of this processor has exactly one")
         });
-        faults.unless(!account.device_guid.is_empty(), || {
-            format!("{prefix}.device_guid must not be empty")
-        });
+        for (key, guid) in [
+            ("device_guid", &account.device_guid),
+            ("merchant_guid", &account.merchant_guid),
+        ] {
+            let is_guid =
+                guid.len() == 36 && guid.parse::<uuid::Uuid>().is_ok_and(|guid| !guid.is_nil());
+            faults.unless(is_guid, || format!("{prefix}.{key} must be a GUID"));
+        }
         for (key, file, env) in [
             ("username", &account.username_file, &account.username_env),
             ("password", &account.password_file, &account.password_env),
