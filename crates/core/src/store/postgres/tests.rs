@@ -7,9 +7,9 @@ use sqlx::{Connection, Executor, PgConnection, Row};
 use uuid::Uuid;
 
 use crate::store::contract::{
-    Ledger, approved, begin, charged, end, read, replica, sale, settlement, wish,
+    Ledger, approved, begin, charged, end, feed, read, replica, sale, settlement, wish,
 };
-use crate::store::{Event, EventQuery, PostgresOptions, PostgresStore, Store, StoreError};
+use crate::store::{EventQuery, PostgresOptions, PostgresStore, Store, StoreError};
 
 /// An empty ledger in a database that is dropped at the end.
 struct Fresh {
@@ -143,20 +143,7 @@ async fn the_feed_waits_for_a_writer_that_is_still_open() {
     // What committed after the open one began may not be shown before it.
     assert!(store.events(&all).await.expect("readable").is_empty());
     open.commit().await.expect("commits");
-    let mut seen = Vec::new();
-    loop {
-        let after = seen.last().map(|event: &Event| event.cursor);
-        let page = EventQuery {
-            after,
-            limit: 10,
-            ..EventQuery::default()
-        };
-        let events = store.events(&page).await.expect("readable");
-        if events.is_empty() {
-            break;
-        }
-        seen.extend(events);
-    }
+    let seen = feed(&store, 10, None, 64).await;
     assert_eq!(seen.len(), 64);
     assert_eq!(seen[0].reason, "slow", "it began first");
     assert!(seen.is_sorted_by_key(|event| event.cursor));
