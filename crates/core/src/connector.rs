@@ -469,10 +469,57 @@ pub struct CallEvidence {
     pub tls: Option<String>,
     /// Of this request, handed to the socket. Zero proves that it was not sent.
     pub bytes_written: u64,
+    /// From the start of the call; stored in microseconds.
+    #[serde(rename = "first_byte_after_us", with = "optional_micros")]
     pub first_byte_after: Option<Duration>,
     pub status: Option<u16>,
     pub ended: Ended,
+    /// Stored in microseconds.
+    #[serde(rename = "took_us", with = "micros")]
     pub took: Duration,
+}
+
+/// A span as whole microseconds: readable in the ledger, and the same from any language.
+mod micros {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        span: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(u64::try_from(span.as_micros()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_micros)
+    }
+}
+
+mod optional_micros {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde hands in a reference to the field")]
+    pub(super) fn serialize<S: Serializer>(
+        span: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match span {
+            Some(span) => super::micros::serialize(span, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(deserializer)?.map(Duration::from_micros))
+    }
 }
 
 /// How an exchange ended.
