@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::fixture::*;
+use super::fixture::{
+    Ledger, approved, authorized, begin, charged, follow_up, guarded_sale, payment_of, replica,
+    sale, settle_one, settlement, wish,
+};
 use crate::operation::{State, StateName, Verb};
 use crate::store::{CancelRecorded, Intent, Recorded, Settled, StoreError};
 

@@ -1,6 +1,10 @@
 //! What callers are shown.
 
-use super::fixture::*;
+use super::fixture::{
+    Ledger, account, approved, begin, charged, client, end, follow_up, intent, key, not_sent,
+    operation_id, payment_id, payment_of, record_one, replica, sale, settle_one, settlement,
+    unknown, wish,
+};
 use crate::key::{AccountName, OrderReference, PaymentId};
 use crate::operation::{StateName, Verb};
 use crate::payment::{Payment, PaymentStatus};

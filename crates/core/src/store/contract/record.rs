@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::fixture::*;
+use super::fixture::{
+    Ledger, approved, authorized, begin, charged, client, create, declined, end, follow_up,
+    guarded_sale, intent, key, not_sent, payment_of, read, record_one, replica, sale, settle_one,
+    settlement, unknown,
+};
 use crate::connector::Prepared;
 use crate::key::PaymentId;
 use crate::operation::{Reserved, State, StateName, Verb};

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::fixture::*;
+use super::fixture::{
+    Ledger, account, approved, begin, charged, end, follow_up, payment_of, read, replica, sale,
+    settle_one, settlement, unknown, usd,
+};
 use crate::clock::Timestamp;
 use crate::key::OperationId;
 use crate::operation::{StateName, Verb};

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::fixture::*;
+use super::fixture::{
+    Ledger, approved, authorized, begin, charged, declined, end, follow_up, not_sent, payment_of,
+    read, record_one, replica, sale, settle_one, settlement, unknown,
+};
 use crate::operation::{Reserved, StateName, StatusChange, Verb};
 use crate::payment::PaymentStatus;
 use crate::store::{EventKind, Intent, Settled, StoreError};

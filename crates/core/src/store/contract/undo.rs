@@ -1,6 +1,9 @@
 //! Cancellations and reversals.
 
-use super::fixture::*;
+use super::fixture::{
+    Ledger, approved, begin, charged, declined, end, follow_up, not_sent, payment_of, read,
+    record_one, replica, reversal, sale, settle_one, settlement, unknown, usd, wish,
+};
 use crate::connector::{ReversalForm, UpstreamIds};
 use crate::operation::{Failure, Reserved, State, StateName, Verb};
 use crate::payment::PaymentStatus;
