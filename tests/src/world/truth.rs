@@ -1,11 +1,13 @@
 //! The auditor: compares the ledger with the processor's books, payment by payment.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use gateway_core::operation::StateName;
 use gateway_core::payment::{Payment, PaymentStatus};
 use gateway_core::store::{Operation, PaymentQuery, Store};
+use sqlx::{ConnectOptions as _, Connection as _};
+use uuid::Uuid;
 
 use super::World;
 use crate::simulators::connexpay::Books;
@@ -67,6 +69,9 @@ impl World {
     pub async fn differences(&self, tolerance: Tolerance) -> Differences {
         let store = self.store().await;
         let payments = all_payments(&*store).await.expect("the ledger to answer");
+        let entries = entries(&self.config.ledger_url)
+            .await
+            .expect("the ledger's entries");
         let books = self.simulators.connexpay().books();
         let mut differences = Vec::new();
         let mut known = BTreeSet::new();
@@ -94,6 +99,8 @@ impl World {
             }
             if open.is_empty() {
                 compare(payment, &books, &mut differences);
+                let entered = entries.get(&payment.id.uuid()).copied().unwrap_or_default();
+                compare_entries(payment, entered, &books, &mut differences);
             }
         }
         for (reference, position) in &books.positions {
@@ -152,6 +159,73 @@ fn compare(payment: &Payment, books: &Books, differences: &mut Differences) {
             payment.id
         ));
     }
+}
+
+/// The double entry of one payment, minor units, as the database sums it up.
+#[derive(Clone, Copy, Debug, Default)]
+struct Entered {
+    /// Debits less credits over all accounts.
+    imbalance: i64,
+    receivable: i64,
+    held: i64,
+}
+
+fn compare_entries(
+    payment: &Payment,
+    entered: Entered,
+    books: &Books,
+    differences: &mut Differences,
+) {
+    let position = books.position(payment.reference.as_str());
+    if entered.imbalance != 0 {
+        differences.push(format!(
+            "the entries of {} do not balance: {entered:?}",
+            payment.id
+        ));
+    }
+    // What a partial capture leaves of its hold is let go by the processor, and stays held here until a void says so.
+    let held = if position.captures == 0 {
+        position.held
+    } else {
+        entered.held
+    };
+    if (entered.receivable, entered.held) != (position.net, held) {
+        differences.push(format!(
+            "the entries of {} say {entered:?}, the books {position:?}",
+            payment.id
+        ));
+    }
+}
+
+/// The sums of the ledger's entries by payment, read beside the product's own code.
+async fn entries(url: &str) -> Result<BTreeMap<Uuid, Entered>, sqlx::Error> {
+    const SUMS: &str =
+        "select payment, ledger_account, cast(sum(minor) as bigint) from ledger_entry
+        where payment is not null group by payment, ledger_account";
+    type Row = (Uuid, String, i64);
+    let rows: Vec<Row> = if url.starts_with("sqlite") {
+        let options: sqlx::sqlite::SqliteConnectOptions = url.parse()?;
+        let mut connection = options.read_only(true).connect().await?;
+        let rows = sqlx::query_as(SUMS).fetch_all(&mut connection).await?;
+        connection.close().await?;
+        rows
+    } else {
+        let mut connection = sqlx::PgConnection::connect(url).await?;
+        let rows = sqlx::query_as(SUMS).fetch_all(&mut connection).await?;
+        connection.close().await?;
+        rows
+    };
+    let mut payments: BTreeMap<Uuid, Entered> = BTreeMap::new();
+    for (payment, account, minor) in rows {
+        let entered = payments.entry(payment).or_default();
+        entered.imbalance += minor;
+        match account.as_str() {
+            "receivable" => entered.receivable += minor,
+            "holds_taken" => entered.held += minor,
+            _ => {}
+        }
+    }
+    Ok(payments)
 }
 
 async fn all_payments(store: &dyn Store) -> Result<Vec<Payment>, gateway_core::store::StoreError> {

@@ -1,0 +1,446 @@
+//! One cell of the matrix of faults and verbs: a payment of its own, struck once, told until it is final, and audited.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use sandbox::simulators::connexpay::{ConnexPay, Position, verb};
+use sandbox::simulators::{Fault, RequestRecord, Selector, Upstream};
+use sandbox::stack::eventually;
+use sandbox::world::{Caller, Reply, World, amount, sale};
+use serde_json::{Value, json};
+
+/// How long an outcome may take, repeats and the scaled horizon included.
+const PATIENCE: Duration = Duration::from_secs(40);
+/// What the caller's wait may be exceeded by: two busy cores, not a check or a horizon.
+const SLACK: Duration = Duration::from_millis(1_800);
+
+/// What a cell does to its payment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Act {
+    Sale,
+    Authorize,
+    /// Part of an authorization.
+    Capture,
+    /// A sale that is not settled.
+    VoidSale,
+    VoidHold,
+    /// Part of a settled sale.
+    Refund,
+}
+
+impl Act {
+    pub(super) const ALL: [Self; 6] = [
+        Self::Sale,
+        Self::Authorize,
+        Self::Capture,
+        Self::VoidSale,
+        Self::VoidHold,
+        Self::Refund,
+    ];
+
+    /// The processor's verb.
+    pub(super) const fn verb(self) -> &'static str {
+        match self {
+            Self::Sale => verb::SALE,
+            Self::Authorize => verb::AUTH_ONLY,
+            Self::Capture => verb::CAPTURE,
+            Self::VoidSale | Self::VoidHold => verb::VOID,
+            Self::Refund => verb::RETURN,
+        }
+    }
+
+    const fn is_create(self) -> bool {
+        matches!(self, Self::Sale | Self::Authorize)
+    }
+
+    /// Of the payment, minor units.
+    const fn whole(self) -> i64 {
+        match self {
+            Self::Sale => 101_00,
+            Self::Authorize => 102_00,
+            Self::Capture => 103_00,
+            Self::VoidSale => 104_00,
+            Self::VoidHold => 105_00,
+            Self::Refund => 106_00,
+        }
+    }
+
+    /// Of what is captured or refunded.
+    const fn part(self) -> i64 {
+        match self {
+            Self::Capture => 60_00,
+            Self::Refund => 40_00,
+            _ => self.whole(),
+        }
+    }
+}
+
+/// What the final answer to a key says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Final {
+    Approved,
+    Declined,
+    /// It was, or may have been, approved; nothing of it stands.
+    Reversed,
+    /// It did not happen.
+    Failed,
+    /// No machine can tell: a person has to.
+    Parked,
+}
+
+impl Final {
+    fn of(reply: &Reply) -> Option<Self> {
+        Some(match (reply.status, reply.problem()) {
+            (201, _) => Self::Approved,
+            (402, "declined") => Self::Declined,
+            (402, "reversed") => Self::Reversed,
+            (402, "failed") => Self::Failed,
+            (504, "needs-review") => Self::Parked,
+            _ => return None,
+        })
+    }
+}
+
+/// What the processor's books hold in the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// The operation, once.
+    Once,
+    /// Nothing of it, ever.
+    Nothing,
+    /// The operation, once, and once its undoing.
+    Undone,
+}
+
+/// What must come of one cell.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expected {
+    /// Statuses of the first answer.
+    pub(super) first: &'static [u16],
+    /// The final answer, each with what the books then hold.
+    pub(super) last: &'static [(Final, Effect)],
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let first: Vec<String> = self.first.iter().map(ToString::to_string).collect();
+        let last: Vec<String> = self
+            .last
+            .iter()
+            .map(|(end, effect)| format!("{end:?}, {effect:?}"))
+            .collect();
+        write!(f, "{} · {}", first.join("/"), last.join(" or "))
+    }
+}
+
+/// One cell under way.
+#[derive(Debug)]
+pub(super) struct Cell {
+    act: Act,
+    /// The fault does not go away: repeats meet it too.
+    pub(super) lasting: bool,
+    path: String,
+    key: String,
+    body: Value,
+    /// Of the transaction it names at the processor; empty for what begins a payment.
+    parent: String,
+    /// Under which the books show the payment.
+    reference: String,
+    first: Option<Reply>,
+    took: Duration,
+}
+
+impl Cell {
+    pub(super) fn name(&self) -> String {
+        let lasting = if self.lasting { ", lasting" } else { "" };
+        format!("{:?}{lasting}", self.act)
+    }
+
+    pub(super) const fn act(&self) -> Act {
+        self.act
+    }
+
+    /// Prepares a cell: for a follow-up, the payment that it follows.
+    pub(super) async fn prepare(shop: &Caller, act: Act, lasting: bool) -> Self {
+        let key = format!("{act:?}-{lasting}");
+        let mut cell = Self {
+            act,
+            lasting,
+            path: "/v1/payments".to_owned(),
+            body: sale(act.whole()),
+            parent: String::new(),
+            reference: String::new(),
+            first: None,
+            took: Duration::ZERO,
+            key,
+        };
+        if act == Act::Authorize {
+            cell.body["capture"] = json!("manual");
+        }
+        if act.is_create() {
+            return cell;
+        }
+        let parent = approved(async |n| {
+            let of = format!("{}-parent-{n}", cell.key);
+            match act {
+                Act::Capture | Act::VoidHold => shop.authorize(&of, act.whole()).await,
+                _ => shop.pay(&of, &cell.body).await,
+            }
+        });
+        let parent = parent.await;
+        let (verb, body) = match act {
+            Act::Capture => ("captures", amount(act.part())),
+            Act::Refund => ("refunds", amount(act.part())),
+            _ => ("voids", json!({})),
+        };
+        cell.path = format!("/v1/payments/{}/{verb}", parent.payment());
+        cell.body = body;
+        cell.parent = text(&parent.body["operation"]["upstream_reference"]);
+        let of = format!("/v1/operations/{}", parent.operation());
+        cell.reference = text(&shop.get(&of).await.expect(200).body["reference"]);
+        cell
+    }
+
+    /// Which requests at the processor are this cell's own.
+    pub(super) fn selector(&self) -> Selector {
+        let selector = Selector::verb(self.act.verb());
+        if self.act.is_create() {
+            selector.amount(self.act.whole())
+        } else {
+            selector.reference(&self.parent)
+        }
+    }
+
+    /// The fault as it strikes this cell: its first request, or all of them.
+    pub(super) fn fault(&self, fault: &Fault) -> Fault {
+        let fault = fault.clone().when(self.selector());
+        if self.lasting { fault } else { fault.first(1) }
+    }
+
+    fn is_mine(&self, record: &RequestRecord) -> bool {
+        record.verb == self.act.verb()
+            && if self.act.is_create() {
+                record.amount == Some(self.act.whole())
+            } else {
+                record.parent.as_deref() == Some(self.parent.as_str())
+            }
+    }
+
+    /// The first answer, to a caller that waits so long.
+    pub(super) async fn ask(&mut self, shop: &Caller, wait: Duration) {
+        let seconds = wait.as_secs().to_string();
+        // A machine too busy to vouch for itself says so, and has sent nothing: that is no answer of this cell yet.
+        // Were it not true, the sends that are compared in the end would show it.
+        for _ in 0..10 {
+            let began = Instant::now();
+            let reply = shop.post_waiting(&self.path, &self.key, &self.body, &seconds);
+            let reply = reply.await;
+            self.took = began.elapsed();
+            let busy = matches!(reply.problem(), "overloaded" | "ledger-unavailable");
+            self.first = Some(reply);
+            if !busy {
+                return;
+            }
+        }
+    }
+
+    /// Waits until the outcome was looked for, and not found, at least once; or it is final.
+    pub(super) async fn until_checked(&self, shop: &Caller) {
+        let checked = async || {
+            let detail = shop.operation(&self.key).await.expect(200).body;
+            let events = detail["timeline"].as_array().cloned().unwrap_or_default();
+            let seen = events.iter().any(|event| event["kind"] == "checked");
+            (seen || detail["answer"]["final"] == true).then_some(())
+        };
+        let what = format!("a check of {}", self.name());
+        eventually(PATIENCE, &what, checked)
+            .await
+            .expect("unknown outcomes are looked for");
+    }
+
+    /// Repeats until final or parked. Then everything is compared; each sentence is a difference.
+    pub(super) async fn end(
+        &mut self,
+        world: &World,
+        shop: &Caller,
+        wait: Duration,
+        expected: Expected,
+    ) -> (String, Vec<String>) {
+        let mut wrong = Vec::new();
+        let first = self.first.take().expect("it was asked");
+        if !expected.first.contains(&first.status) {
+            wrong.push(format!("first answer {}", shown(&first)));
+        }
+        if self.took > wait + SLACK {
+            wrong.push(format!("the first answer came after {:?}", self.took));
+        }
+        let what = format!("the end of {}", self.name());
+        let ended = eventually(PATIENCE, &what, async || {
+            let reply = shop.post(&self.path, &self.key, &self.body).await;
+            Final::of(&reply).map(|end| (end, reply))
+        });
+        let Ok((end, reply)) = ended.await else {
+            let last = shop.post(&self.path, &self.key, &self.body).await;
+            wrong.push(format!("no end: {}", shown(&last)));
+            return (shown(&first), wrong);
+        };
+        let again = shop.post(&self.path, &self.key, &self.body).await;
+        if end != Final::Parked && again.bytes != reply.bytes {
+            wrong.push(format!("final, and then {}", shown(&again)));
+        }
+        if first.is_final() && first.bytes != reply.bytes {
+            wrong.push(format!("first {}, then {}", shown(&first), shown(&reply)));
+        }
+        let connexpay = world.simulators.connexpay();
+        let detail = shop.operation(&self.key).await.expect(200).body;
+        if self.act.is_create() {
+            self.reference = text(&detail["reference"]);
+        }
+        let position = connexpay.books().position(&self.reference);
+        let effects = expected.last.iter().filter(|(wanted, _)| *wanted == end);
+        let mut effects = effects.map(|(_, effect)| *effect).peekable();
+        if effects.peek().is_none() {
+            wrong.push(format!("final answer {}", shown(&reply)));
+        } else if !effects.any(|effect| self.holds(effect, &position)) {
+            wrong.push(format!("answered {end:?}, and the books hold {position:?}"));
+        }
+        self.compare_sends(connexpay, world.config.trust_429, &detail, &mut wrong);
+        (
+            format!(
+                "{} · {} · {}",
+                first.status,
+                shown(&reply),
+                brief(&position)
+            ),
+            wrong,
+        )
+    }
+
+    /// Whether the books hold this cell's operation so often, and nothing else of the payment.
+    fn holds(&self, effect: Effect, position: &Position) -> bool {
+        let times = u64::from(effect != Effect::Nothing);
+        let undone = u64::from(effect == Effect::Undone);
+        let kept = effect == Effect::Once;
+        let (whole, part) = (self.act.whole(), self.act.part());
+        let of = |yes: bool, minor: i64| if yes { minor } else { 0 };
+        let wanted = match self.act {
+            Act::Sale => Position {
+                sales: times,
+                voids: undone,
+                net: of(kept, whole),
+                ..Position::default()
+            },
+            Act::Authorize => Position {
+                authorizations: times,
+                voids: undone,
+                held: of(kept, whole),
+                ..Position::default()
+            },
+            Act::Capture => Position {
+                authorizations: 1,
+                captures: times,
+                sales: times,
+                net: of(kept, part),
+                held: of(!kept, whole),
+                ..Position::default()
+            },
+            Act::VoidSale => Position {
+                sales: 1,
+                voids: times,
+                net: of(!kept, whole),
+                ..Position::default()
+            },
+            Act::VoidHold => Position {
+                authorizations: 1,
+                voids: times,
+                held: of(!kept, whole),
+                ..Position::default()
+            },
+            Act::Refund => Position {
+                sales: 1,
+                returns: times,
+                net: whole - of(kept, part),
+                ..Position::default()
+            },
+        };
+        // A refusal that was recorded moves no money.
+        wanted
+            == Position {
+                declines: 0,
+                ..position.clone()
+            }
+    }
+
+    /// Nothing is sent again on a guess, and what is sent again was counted first.
+    fn compare_sends(
+        &self,
+        connexpay: &Upstream<ConnexPay>,
+        trust_429: bool,
+        detail: &Value,
+        wrong: &mut Vec<String>,
+    ) {
+        let received: Vec<_> = connexpay.requests_of(self.act.verb());
+        let mine: Vec<_> = received
+            .iter()
+            .filter(|record| self.is_mine(record))
+            .collect();
+        // A refusal that proves "not executed" is no send.
+        let proven = |record: &&&RequestRecord| {
+            record.status == Some(401) || record.status == Some(429) && trust_429
+        };
+        let sent = mine.len() - mine.iter().filter(proven).count();
+        let counted = detail["sends"].as_u64().unwrap_or_default();
+        let repeats = matches!(self.act, Act::Capture | Act::VoidSale | Act::VoidHold);
+        if !repeats && sent > 1 {
+            wrong.push(format!("sent {sent} times"));
+        }
+        if sent as u64 > counted {
+            wrong.push(format!("sent {sent} times, and counted {counted}"));
+        }
+        let mut references: Vec<_> = mine.iter().map(|record| &record.sequence_number).collect();
+        references.dedup();
+        if references.len() > 1 {
+            wrong.push(format!("sent under several references: {references:?}"));
+        }
+    }
+}
+
+/// A payment to begin with, under one key after the other: a busy machine may exceed the scaled timeout by itself.
+pub(super) async fn approved(pay: impl AsyncFn(usize) -> Reply) -> Reply {
+    for attempt in 0..4 {
+        let reply = pay(attempt).await;
+        if reply.status == 201 {
+            return reply;
+        }
+    }
+    pay(4).await.expect(201)
+}
+
+/// The positions of a cell in one line.
+fn brief(position: &Position) -> String {
+    let Position {
+        net,
+        held,
+        sales,
+        authorizations,
+        captures,
+        voids,
+        returns,
+        declines,
+    } = position;
+    format!(
+        "net {net} held {held} ({sales} sales, {authorizations} authorizations, {captures} captures, {voids} voids, \
+         {returns} returns, {declines} declines)"
+    )
+}
+
+fn shown(reply: &Reply) -> String {
+    format!("{} {}", reply.status, reply.problem())
+}
+
+fn text(value: &Value) -> String {
+    value
+        .as_str()
+        .unwrap_or_else(|| panic!("a text, not {value}"))
+        .to_owned()
+}

@@ -1,0 +1,358 @@
+//! The matrix: every fault on every verb, what the first answer may be, what the final one is, and what the books hold.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use sandbox::simulators::connexpay::verb;
+use sandbox::simulators::{Fault, Kind, Moment, Selector};
+use sandbox::world::{World, sale};
+
+use super::cells::{Act, Cell, Effect, Expected, Final, approved};
+use Effect::{Nothing, Once, Undone};
+use Final::{Approved, Declined, Failed, Reversed};
+
+/// What the test does between the first answers and the final ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    Wait,
+    /// The fault goes away.
+    Lift,
+    /// What hangs is committed, once each outcome was looked for and not found.
+    CommitLate,
+}
+
+/// One row of the matrix.
+struct Row {
+    name: &'static str,
+    fault: Option<Fault>,
+    then: Then,
+    /// A fault of the connection, which strikes all cells at once.
+    connection: bool,
+    sale: Expected,
+    authorize: Expected,
+    /// Capture and void, where the fault strikes once.
+    follow_up: Expected,
+    /// Where it strikes every repeat too; absent if that is no other case.
+    follow_up_lasting: Option<Expected>,
+    refund: Expected,
+    /// The upstream timeout, where it is not what the row is about.
+    patient: bool,
+}
+
+impl Row {
+    fn new(name: &'static str, fault: Fault, all: Expected) -> Self {
+        Self {
+            name,
+            fault: Some(fault),
+            then: Then::Wait,
+            connection: false,
+            sale: all,
+            authorize: all,
+            follow_up: all,
+            follow_up_lasting: None,
+            refund: all,
+            patient: true,
+        }
+    }
+
+    fn expected(&self, cell: &Cell) -> Expected {
+        match cell.act() {
+            Act::Sale => self.sale,
+            Act::Authorize => self.authorize,
+            Act::Capture | Act::VoidSale | Act::VoidHold if cell.lasting => {
+                self.follow_up_lasting.expect("a lasting cell")
+            }
+            Act::Capture | Act::VoidSale | Act::VoidHold => self.follow_up,
+            Act::Refund => self.refund,
+        }
+    }
+}
+
+const GOES_THROUGH: Expected = Expected {
+    first: &[201],
+    last: &[(Approved, Once)],
+};
+const NOT_SENT_THEN_DONE: Expected = Expected {
+    first: &[503],
+    last: &[(Approved, Once)],
+};
+const DID_NOT_HAPPEN: Expected = Expected {
+    first: &[504],
+    last: &[(Failed, Nothing)],
+};
+const ADOPTED: Expected = Expected {
+    first: &[201, 504],
+    last: &[(Approved, Once)],
+};
+const REVERSED: Expected = Expected {
+    first: &[402, 504],
+    last: &[(Reversed, Undone)],
+};
+const REVERSED_LATER: Expected = Expected {
+    first: &[504],
+    last: &[(Reversed, Undone)],
+};
+const ADOPTED_LATER: Expected = Expected {
+    first: &[504],
+    last: &[(Approved, Once)],
+};
+const DECLINED: Expected = Expected {
+    first: &[402],
+    last: &[(Declined, Nothing)],
+};
+
+/// Nothing is executed, and nobody is told so.
+fn silence(name: &'static str, kind: Kind) -> Row {
+    Row {
+        follow_up: ADOPTED,
+        follow_up_lasting: Some(DID_NOT_HAPPEN),
+        patient: false,
+        ..Row::new(name, Fault::new(kind), DID_NOT_HAPPEN)
+    }
+}
+
+/// All is executed, and nobody is told so.
+fn lost_answer(name: &'static str, kind: Kind) -> Row {
+    Row {
+        sale: REVERSED,
+        authorize: Expected {
+            last: &[(Approved, Once), (Reversed, Undone)],
+            ..ADOPTED
+        },
+        patient: false,
+        ..Row::new(name, Fault::new(kind), ADOPTED)
+    }
+}
+
+fn late(name: &'static str, fault: Fault, then: Then) -> Row {
+    Row {
+        sale: REVERSED_LATER,
+        authorize: Expected {
+            last: &[(Approved, Once), (Reversed, Undone)],
+            ..ADOPTED_LATER
+        },
+        // Repeated while the first send has not arrived.
+        follow_up: ADOPTED,
+        then,
+        patient: false,
+        ..Row::new(name, fault, ADOPTED_LATER)
+    }
+}
+
+fn no_fault() -> Row {
+    Row {
+        fault: None,
+        ..Row::new("none", Fault::new(Kind::SlowDrip), GOES_THROUGH)
+    }
+}
+
+fn close_idle() -> Row {
+    Row {
+        connection: true,
+        ..Row::new(
+            "close_idle",
+            Fault::new(Kind::CloseIdle).delay(Duration::from_millis(150)),
+            GOES_THROUGH,
+        )
+    }
+}
+
+fn outage() -> Row {
+    Row {
+        then: Then::Lift,
+        connection: true,
+        ..Row::new(
+            "outage, then lifted",
+            Fault::new(Kind::Outage),
+            NOT_SENT_THEN_DONE,
+        )
+    }
+}
+
+/// Plays a row: every cell at once, each on a payment of its own.
+async fn hold(mut world: World, row: Row) {
+    let wait = Duration::from_secs(if row.patient { 10 } else { 2 });
+    world.config.wait_max = format!("{}s", wait.as_secs());
+    if row.patient {
+        world.config.upstream_timeout = "8s".to_owned();
+        world.config.horizon = "20s".to_owned();
+    } else {
+        world.config.horizon = "4s".to_owned();
+    }
+    let gateway = world.gateway().await;
+    let shop = world.caller(&gateway.url);
+    let connexpay = world.simulators.connexpay();
+
+    // What is known to be there, for look-ups that must show that they would have found something.
+    approved(async |n| shop.pay(&format!("control-sale-{n}"), &sale(150_00)).await).await;
+    approved(async |n| shop.authorize(&format!("control-hold-{n}"), 151_00).await).await;
+    let mut cells = vec![Cell::prepare(&shop, Act::Refund, false).await];
+    connexpay.settle().expect("the books to be written");
+    for act in Act::ALL {
+        if act != Act::Refund {
+            cells.push(Cell::prepare(&shop, act, false).await);
+        }
+        let repeats = matches!(act, Act::Capture | Act::VoidSale | Act::VoidHold);
+        if repeats && row.follow_up_lasting.is_some() {
+            cells.push(Cell::prepare(&shop, act, true).await);
+        }
+    }
+
+    if let Some(fault) = &row.fault {
+        let faults = if row.connection {
+            vec![fault.clone()]
+        } else {
+            cells.iter().map(|cell| cell.fault(fault)).collect()
+        };
+        connexpay
+            .set_faults(faults, 7)
+            .await
+            .expect("faults that make sense");
+    }
+    if let Some(Kind::CloseIdle) = row.fault.as_ref().map(|fault| fault.fault) {
+        let all_idle = world.simulators.wait_for_connections(|connections| {
+            connections
+                .iter()
+                .all(|connection| connection.closed_after_ms.is_some())
+        });
+        all_idle.await.expect("idle connections to be closed");
+    }
+    // All send with the same token, so that all find it expired.
+    let together = (row.name == TOKEN_EXPIRED)
+        .then(|| Act::ALL.map(|act| connexpay.hold(Moment::Received, Selector::verb(act.verb()))));
+    let tokens = connexpay.request_count_of(verb::TOKEN);
+    let release = async {
+        let Some(gates) = together else { return };
+        for act in [Act::Sale, Act::Authorize, Act::Capture, Act::Refund] {
+            let place = Act::ALL
+                .iter()
+                .position(|other| *other == act)
+                .unwrap_or_default();
+            gates[place].reached(1).await.expect("every cell to send");
+        }
+        gates[3].reached(2).await.expect("both voids to send");
+    };
+    tokio::join!(
+        join_all(cells.iter_mut().map(|cell| cell.ask(&shop, wait))),
+        release
+    );
+    if row.name == TOKEN_EXPIRED {
+        assert_eq!(
+            connexpay.request_count_of(verb::TOKEN),
+            tokens + 1,
+            "one refresh for all"
+        );
+    }
+
+    match row.then {
+        Then::Wait => {}
+        Then::Lift => connexpay.lift_faults().await.expect("lifted"),
+        Then::CommitLate => {
+            join_all(cells.iter().map(|cell| cell.until_checked(&shop))).await;
+            connexpay.release_late();
+        }
+    }
+
+    let ends = cells.iter_mut().map(async |cell| {
+        let expected = row.expected(cell);
+        let (seen, wrong) = cell.end(&world, &shop, wait, expected).await;
+        let mut report = format!("| {} | {} | {expected} | {seen} |", row.name, cell.name());
+        for difference in &wrong {
+            report.push_str("\n  WRONG: ");
+            report.push_str(difference);
+        }
+        (report, wrong.is_empty())
+    });
+    let ends = join_all(ends).await;
+    let report: Vec<&str> = ends.iter().map(|(report, _)| report.as_str()).collect();
+    let report = report.join("\n");
+    println!("{report}");
+    assert!(ends.iter().all(|(_, right)| *right), "\n{report}");
+    world.settle_and_audit(Duration::from_secs(20)).await;
+}
+
+const TOKEN_EXPIRED: &str = "token_expired";
+
+macro_rules! matrix {
+    ($($(#[$promise:meta])* $name:ident: $row:expr;)*) => {
+        mod on_postgres {
+            use super::*;
+            $($(#[$promise])*
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                super::hold(World::new().await, $row).await;
+            })*
+        }
+
+        mod on_sqlite {
+            use super::*;
+            $($(#[$promise])*
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                super::hold(World::on_sqlite().await, $row).await;
+            })*
+        }
+    };
+}
+
+matrix! {
+    /// Without a fault every verb is done once.
+    without_a_fault_each_verb_is_done_once: no_fault();
+    /// Connections that the processor closed while they idled cost no payment.
+    connections_closed_while_idle_cost_nothing: close_idle();
+    /// A token that expired costs one refresh and one repeat.
+    an_expired_token_costs_one_repeat: Row::new(TOKEN_EXPIRED, Fault::new(Kind::TokenExpired), GOES_THROUGH);
+    /// While the processor is unreachable nothing is sent; afterwards the same key goes through.
+    an_outage_sends_nothing_and_keeps_the_key: outage();
+    /// A request that was never read is proven not to have happened, or is repeated where that is safe.
+    a_reset_before_it_was_read_leaves_nothing: silence("reset_before_read", Kind::ResetBeforeRead);
+    /// A request that hangs and is not executed is proven not to have happened, or is repeated where that is safe.
+    a_hang_before_the_commit_leaves_nothing: silence("hang_before_commit", Kind::HangBeforeCommit);
+    /// A server error proves nothing, whatever it turns out to be.
+    a_server_error_without_effect_leaves_nothing: silence("http_500", Kind::Http500);
+    /// A refusal for load is no proof unless the account says so.
+    too_many_requests_prove_nothing_by_default: silence("http_429", Kind::Http429);
+    /// Executed and then silent: undone or adopted, once.
+    a_hang_after_the_commit_is_resolved: lost_answer("commit_then_hang", Kind::CommitThenHang);
+    /// Executed and then reset: undone or adopted, once.
+    a_reset_after_the_commit_is_resolved: lost_answer("commit_then_reset", Kind::CommitThenReset);
+    /// Half of an answer is none.
+    a_truncated_answer_is_resolved: lost_answer("commit_then_truncate", Kind::CommitThenTruncate);
+    /// A server error after the commit is found out.
+    a_server_error_after_the_commit_is_resolved: lost_answer("commit_then_500", Kind::CommitThen500);
+    /// A page of somebody else's is no answer.
+    garbage_after_the_commit_is_resolved: lost_answer("commit_then_garbage", Kind::CommitThenGarbage);
+    /// What is executed after the caller gave up is found and undone or adopted.
+    a_late_commit_is_resolved:
+        late("commit_late", Fault::new(Kind::CommitLate).delay(Duration::from_millis(2_500)), Then::Wait);
+    /// "Not found" is not "did not happen": what arrives after it is found by a later check.
+    a_commit_after_not_found_is_resolved:
+        late("commit_late after \"not found\"", Fault::new(Kind::CommitLate), Then::CommitLate);
+    /// An answer that drips in within the timeout is an answer.
+    a_slow_answer_is_an_answer:
+        Row::new("slow_drip", Fault::new(Kind::SlowDrip).delay(Duration::from_millis(600)), GOES_THROUGH);
+    /// A refusal in the form of a 422 is final.
+    a_decline_as_422_is_final: Row::new("decline_422", Fault::new(Kind::Decline422).code("D2026"), DECLINED);
+    /// A refusal in the form of a 200 is final.
+    a_decline_as_200_is_final: Row::new("decline_2xx", Fault::new(Kind::Decline2xx).code("D2012"), DECLINED);
+    /// Approved for less than asked is undone.
+    a_partial_approval_is_undone: Row {
+        sale: REVERSED,
+        authorize: REVERSED,
+        ..Row::new("partial_approval", Fault::new(Kind::PartialApproval), GOES_THROUGH)
+    };
+}
+
+/// Where the account trusts it, a refusal for load proves that nothing happened, and the key goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trusted_429_gives_the_key_back() {
+    for mut world in [World::new().await, World::on_sqlite().await] {
+        world.config.trust_429 = true;
+        let row = Row::new(
+            "http_429, trusted",
+            Fault::new(Kind::Http429),
+            NOT_SENT_THEN_DONE,
+        );
+        hold(world, row).await;
+    }
+}

@@ -1,0 +1,4 @@
+//! What the processor may do to a payment, and what must come of it.
+
+mod cells;
+mod matrix;
