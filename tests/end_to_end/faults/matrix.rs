@@ -174,10 +174,10 @@ async fn hold(mut world: World, row: Row) {
     let wait = Duration::from_secs(if row.patient { 10 } else { 2 });
     world.config.wait_max = format!("{}s", wait.as_secs());
     if row.patient {
-        world.config.upstream_timeout = "8s".to_owned();
-        world.config.horizon = "20s".to_owned();
+        world.config.upstream_timeout = String::from("8s");
+        world.config.horizon = String::from("20s");
     } else {
-        world.config.horizon = "4s".to_owned();
+        world.config.horizon = String::from("4s");
     }
     let gateway = world.gateway().await;
     let shop = world.caller(&gateway.url);
