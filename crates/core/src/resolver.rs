@@ -665,6 +665,17 @@ impl Checking<'_> {
             .reverse(&self.operation.subject(), &form, &gate)
             .await;
         self.evidence.extend(undo.evidence);
+        if let Undone::NotSent(not_sent) = &undo.outcome
+            && reversal.sends == 1
+            && reversal.state.name() == StateName::Recorded
+        {
+            // Proven: nothing of it ever left. Written down, or a refund would count as sent, and never be sent.
+            let to = State::NotSent {
+                not_sent: not_sent.clone(),
+            };
+            let settlement = reversal.settlement(to, "reversal_not_sent", &[], None);
+            shared.settle_surely(settlement).await;
+        }
         Ok(Attempt::Outcome(undo.outcome, reversal))
     }
 
