@@ -1,7 +1,10 @@
 //! Commands that work on a running installation: `serve`, `migrate`, `resolve`, `explain`.
 
+use std::time::Duration;
+
 use gateway_core::by_hand::{self, Decider, Decision};
 use gateway_core::key::OperationId;
+use gateway_core::store::Store;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::assemble::{Seams, check_ledger, pieces};
@@ -15,14 +18,34 @@ pub async fn serve(config: Config) -> Result<(), StartError> {
         return Err(StartError::because("telemetry", &error));
     }
     let pieces = pieces(&config, Seams::default()).await?;
-    check_ledger(&*pieces.store).await?;
+    let mut stop = Box::pin(stop_signal()?);
+    tokio::select! {
+        trusted = trust(&*pieces.store) => trusted?,
+        () = &mut stop => return Ok(()),
+    }
     let address = config.server.listen;
     let listener =
         server::bind(address).map_err(|source| StartError::Listen { address, source })?;
-    let stop = stop_signal()?;
     let gateway = Gateway::start(config, pieces)?;
     tracing::info!(%address, replica = %gateway.app.engine.replica(), "serving");
     gateway.run(listener, stop).await
+}
+
+/// Waits until the ledger answers, and refuses one that would forget or that has an older schema. Nothing is served
+/// before: what nobody could look at yet is not to be trusted with payments once it answers.
+async fn trust(store: &dyn Store) -> Result<(), StartError> {
+    let mut asked: u64 = 0;
+    while let Err(error) = store.faults().await {
+        if asked.is_multiple_of(30) {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "waiting for the ledger"
+            );
+        }
+        asked += 1;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    check_ledger(store).await
 }
 
 /// Ends with the first SIGTERM or SIGINT.

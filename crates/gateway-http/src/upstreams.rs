@@ -84,6 +84,7 @@ impl Upstreams {
             trust_401: account.strategy.trust_401,
             trust_429: account.strategy.trust_429,
             timeout_reversal: account.strategy.timeout_reversal,
+            resend_identical: account.strategy.resend_identical,
             partial_captures: account.strategy.partial_captures,
             ..ConnexPayConfig::new(
                 &account.base_url,

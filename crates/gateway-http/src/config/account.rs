@@ -101,6 +101,9 @@ pub struct Strategy {
     pub trust_429: bool,
     /// `POST /timeoutreversal` exists; the newest documents no longer list it.
     pub timeout_reversal: bool,
+    /// An identical request within 30 minutes is answered with the first result: a create is repeated once, by the task
+    /// that holds the card.
+    pub resend_identical: bool,
     /// The account captures less than was authorized.
     pub partial_captures: bool,
 }
@@ -111,6 +114,7 @@ impl Default for Strategy {
             trust_401: true,
             trust_429: false,
             timeout_reversal: true,
+            resend_identical: false,
             partial_captures: false,
         }
     }
