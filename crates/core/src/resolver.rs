@@ -557,7 +557,7 @@ impl Checking<'_> {
     }
 
     async fn park_reversal(&self, reversal: Operation, detail: String) -> Result<(), Stop> {
-        if reversal.state.name() == StateName::Parked {
+        if reversal.state.name() == StateName::Parked || !is_open(&reversal) {
             return Ok(());
         }
         let mut unknown = reversal;
@@ -687,7 +687,7 @@ impl Checking<'_> {
         upstream_reference: Option<String>,
     ) -> Result<(), Stop> {
         let id = reversal.as_ref().map(|reversal| reversal.id);
-        if let Some(reversal) = reversal.filter(|reversal| !reversal.state.is_final()) {
+        if let Some(reversal) = reversal.filter(is_open) {
             self.end_reversal(reversal, upstream_reference).await?;
         }
         self.settle(State::Reversed { reversal: id }, "reversed")
@@ -715,7 +715,7 @@ impl Checking<'_> {
     /// The reversal, if one was begun, found nothing to reverse and never will.
     async fn nothing_to_reverse(&self) -> Result<(), Stop> {
         if let Some(reversal) = self.shared.store.reversal_of(self.operation.id).await?
-            && !reversal.state.is_final()
+            && is_open(&reversal)
         {
             let to = State::Failed {
                 failure: Failure::NothingToReverse,
@@ -779,6 +779,11 @@ impl Checking<'_> {
         self.shared.store.reschedule(&check).await?;
         Ok(())
     }
+}
+
+/// Something of it may have been sent, and how that ended is not written yet.
+fn is_open(reversal: &Operation) -> bool {
+    !reversal.state.is_final() && reversal.state.name() != StateName::NotSent
 }
 
 /// What came of trying to undo.
