@@ -81,7 +81,7 @@ impl Default for Server {
             metrics_listen: None,
             body_bytes_max: 64 * 1024,
             body_read_timeout: Duration::from_secs(10),
-            header_read_timeout: Duration::from_secs(10),
+            header_read_timeout: Duration::from_secs(30),
             connections_max: 10_000,
             connection_age_max: Duration::from_mins(10),
             streams_max: 256,

@@ -338,3 +338,6 @@ pub fn fingerprint_keys(config: &Config) -> Result<FingerprintKeys, StartError> 
     let older = older.map_err(failed("keys.fingerprint_older_files"))?;
     Ok(FingerprintKeys::parse(&current, &older)?)
 }
+
+#[cfg(test)]
+mod tests;

@@ -96,10 +96,6 @@ impl Problem {
         self.0.kind.meaning().status
     }
 
-    pub fn detail(&self) -> &str {
-        &self.0.detail
-    }
-
     /// What it says of the money, as the document writes it.
     pub fn money_moved_name(&self) -> &'static str {
         match self.0.money_moved {

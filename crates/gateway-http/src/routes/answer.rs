@@ -239,7 +239,7 @@ fn refused(refusal: Refusal) -> Problem {
         Refusal::Unsupported { detail } => {
             Problem::invalid(vec![problem::Fault::new("", "unsupported", detail)]).money_moved(MoneyMoved::No)
         }
-        Refusal::Forbidden { detail } => Problem::new(Kind::Forbidden, detail),
+        Refusal::Forbidden { detail } => forbidden(detail),
         Refusal::Invalid(faults) => {
             let fault = |fault: gateway_core::connector::Fault| {
                 problem::Fault::new(fault.pointer, fault.code, fault.detail)
@@ -265,6 +265,19 @@ fn refused(refusal: Refusal) -> Problem {
         Refusal::LedgerRefused => Problem::new(Kind::Internal, "the ledger refused this record; nothing was sent"),
         Refusal::UpstreamUnavailable(not_sent) => not_sent_problem(&not_sent),
     }
+}
+
+/// What the edge lets the engine say of a payment that the token does not allow: the member `reason`.
+pub(super) const FORBIDDEN_ACCOUNT: &str = "account";
+pub(super) const FORBIDDEN_AMOUNT: &str = "amount";
+
+fn forbidden(reason: String) -> Problem {
+    let detail = if reason == FORBIDDEN_ACCOUNT {
+        "the token does not cover the payment's account"
+    } else {
+        "the amount is above what the token allows"
+    };
+    Problem::new(Kind::Forbidden, detail).member("reason", reason)
 }
 
 /// The one answer to a cancelled key, with how far the undoing is.

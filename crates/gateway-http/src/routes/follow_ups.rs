@@ -12,7 +12,7 @@ use gateway_core::money::Money;
 use gateway_core::operation::Verb;
 use http::HeaderMap;
 
-use super::answer::answer;
+use super::answer::{FORBIDDEN_ACCOUNT, FORBIDDEN_AMOUNT, answer};
 use super::documents::PaymentDocument;
 use crate::app::App;
 use crate::auth::Scope;
@@ -88,10 +88,13 @@ async fn follow_up(
     let client = caller.client.clone();
     // Only the engine knows the payment's account; what the token allows there is decided here.
     let permission = move |account: &AccountName, amount: Money| {
-        let allowed = caller
+        let (currency, minor) = (amount.currency().code(), amount.minor());
+        caller
             .require_account(account.as_str())
-            .and_then(|()| caller.require_amount(amount.currency().code(), amount.minor()));
-        allowed.map_err(|problem| problem.detail().to_owned())
+            .map_err(|_| FORBIDDEN_ACCOUNT.to_owned())?;
+        caller
+            .require_amount(currency, minor)
+            .map_err(|_| FORBIDDEN_AMOUNT.to_owned())
     };
     let request = FollowUpRequest {
         client,
