@@ -21,6 +21,7 @@ use gateway_core::metrics::Metrics;
 use gateway_core::resolver::ResolverOptions;
 use gateway_core::store::Store;
 use http::header::CONTENT_TYPE;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -202,6 +203,7 @@ impl Gateway {
                 router,
                 None,
                 bounds,
+                Gauge::default(), // Scrapers are not callers.
                 closing,
                 CLOSING_GRACE,
             ));
@@ -212,7 +214,16 @@ impl Gateway {
             .map(Certificate::server_config)
             .transpose()?;
         let bounds = Bounds::from(&self.config.server);
-        let serving = server::serve(listener, self.router(), tls, bounds, closing, CLOSING_GRACE);
+        let open = self.app.http_metrics.connections.clone();
+        let serving = server::serve(
+            listener,
+            self.router(),
+            tls,
+            bounds,
+            open,
+            closing,
+            CLOSING_GRACE,
+        );
         let serving = tokio::spawn(serving);
         stop.await;
         tracing::info!(under_way = self.app.engine.under_way(), "draining");

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
+use prometheus_client::metrics::gauge::Gauge;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -18,6 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::Server;
+use crate::telemetry::Active;
 
 /// The head of a request: method, path and headers together.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
@@ -50,6 +52,7 @@ pub async fn serve(
     router: Router,
     tls: Option<Arc<ServerConfig>>,
     bounds: Bounds,
+    open: Gauge,
     mut closing: watch::Receiver<bool>,
     grace: Duration,
 ) {
@@ -74,9 +77,10 @@ pub async fn serve(
             () = closed(&mut closing) => break,
         };
         let (router, tls, builder) = (router.clone(), tls.clone(), Arc::clone(&builder));
-        let closing = closing.clone();
+        let (open, closing) = (Active::enter(&open), closing.clone());
         tokio::spawn(async move {
             let _place = place;
+            let _open = open;
             let _ = stream.set_nodelay(true);
             let Some(tls) = tls else {
                 return serve_one(&builder, stream, router, bounds, closing).await;

@@ -84,6 +84,8 @@ pub struct HttpMetrics {
     durations: Family<RequestLabels, Histogram, fn() -> Histogram>,
     problems: Family<ProblemLabels, Counter>,
     active: Gauge,
+    /// Callers' connections, TLS handshakes included.
+    pub connections: Gauge,
 }
 
 impl Default for HttpMetrics {
@@ -99,6 +101,7 @@ impl Default for HttpMetrics {
             durations: Family::new_with_constructor(buckets),
             problems: Family::default(),
             active: Gauge::default(),
+            connections: Gauge::default(),
         }
     }
 }
@@ -121,14 +124,19 @@ impl HttpMetrics {
             "Requests that wait for their answer",
             self.active.clone(),
         );
+        registry.register(
+            "http_server_open_connections",
+            "Callers' connections",
+            self.connections.clone(),
+        );
     }
 }
 
-/// Counts one request as long as it lives: a caller that hangs up ends it as well.
-struct Active(Gauge);
+/// Counts one request or connection as long as it lives: a caller that hangs up ends it as well.
+pub(crate) struct Active(Gauge);
 
 impl Active {
-    fn enter(gauge: &Gauge) -> Self {
+    pub(crate) fn enter(gauge: &Gauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }

@@ -23,6 +23,7 @@ const BOUNDS: Bounds = Bounds {
 
 struct Running {
     address: SocketAddr,
+    open: Gauge,
     close: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -31,16 +32,19 @@ fn start(router: Router, tls: Option<Arc<ServerConfig>>, bounds: Bounds) -> Runn
     let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
     let address = listener.local_addr().expect("bound");
     let (close, closing) = watch::channel(false);
+    let open = Gauge::default();
     let task = tokio::spawn(serve(
         listener,
         router,
         tls,
         bounds,
+        open.clone(),
         closing,
         Duration::from_secs(5),
     ));
     Running {
         address,
+        open,
         close,
         task,
     }
@@ -148,6 +152,7 @@ async fn at_the_bound_new_connections_wait_for_a_place() {
     let mut one = [0; 1];
     let unanswered = timeout(Duration::from_millis(100), second.read(&mut one)).await;
     assert!(unanswered.is_err(), "there is no place yet");
+    assert_eq!(server.open.get(), 1);
     drop(first);
     assert_eq!(second.read(&mut one).await.expect("answered"), 1);
 }
