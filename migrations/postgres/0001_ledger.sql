@@ -39,7 +39,7 @@ create table payment (
     created_at       timestamptz not null default now(),
     constraint captures_within_authorization check (captured + capture_reserved <= authorized),
     constraint refunds_within_captures check (refunded + refund_reserved <= captured)
-) with (fillfactor = 60); -- Room for the second version of each row beside the first (HOT): totals are in no index.
+) with (fillfactor = 45); -- Room for the second version of each row beside the first (HOT): totals are in no index.
 
 -- Lists of one account, newest first, by keyset.
 create index payment_by_account on payment (account, created_at, id);
@@ -114,7 +114,7 @@ create table operation (
         due_at is not null or state not in ('recorded', 'unknown', 'parked') or verb = 'reversal'),
     constraint final_is_settled check (
         (settled_at is not null) = (state in ('approved', 'declined', 'failed', 'reversed', 'cancelled')))
-);
+) with (fillfactor = 35); -- Nearly every row is settled once, and grows by it; no column that changes then is indexed.
 
 -- Promise 1: one (client, key) is one operation. This index decides every race.
 create unique index operation_by_key on operation (client, key);
@@ -124,8 +124,20 @@ create unique index operation_by_reversed on operation (reverses) where reverses
 -- Follow-ups and reversals of a payment. Its create is named by the payment itself, so that a sale does not pay for this.
 create index operation_by_payment on operation (payment)
     where payment is not null and verb not in ('sale', 'authorize');
--- Due work, adoption and money at risk: whatever is open, and approved creates whose cancellation is not done.
-create index operation_due on operation (owner, due_at) where due_at is not null;
+
+-- Due work, adoption and money at risk: one row for each operation with a due_at, and no other. It is what an index on
+-- operation (owner, due_at) where due_at is not null would be. But every payment enters and leaves that set within
+-- seconds: the index would keep each of them until the whole of `operation` is vacuumed, and be walked through by every
+-- look for due work; and no update that clears due_at could stay within its page (HOT). This table is small, vacuumed
+-- by itself, and free to be so. Rows are written with the operation's, under its lock; one that differs from its
+-- operation is void.
+create table due (
+    operation uuid not null,
+    owner     uuid not null,
+    due_at    timestamptz not null
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0,
+    autovacuum_vacuum_insert_threshold = -1);
+create index due_by_owner on due (owner, due_at, operation);
 
 -- Double entry. A debit is positive, a credit negative, so that "balanced" is "the sum is zero".
 create table ledger_entry (

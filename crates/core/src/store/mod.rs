@@ -91,7 +91,7 @@ pub trait Store: Send + Sync + fmt::Debug {
         silent: &[ReplicaId],
         limit: u32,
     ) -> Result<Vec<Operation>, StoreError>;
-    /// Takes over Recorded operations past their deadline, whoever owns them.
+    /// Takes over Recorded operations past their deadline, whoever owns them, and what was handed over.
     async fn adopt_overdue(&self, me: ReplicaId, limit: u32) -> Result<Vec<Operation>, StoreError>;
     /// Gives up every open operation of `me` that is not Recorded, so that others adopt them at once (drain).
     async fn hand_over(&self, me: ReplicaId) -> Result<u64, StoreError>;

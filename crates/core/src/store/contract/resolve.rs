@@ -154,6 +154,10 @@ pub async fn what_is_handed_over_is_adopted_by_anybody(store: Ledger) {
     let adopted = store.adopt_silent(me, &[], 10).await.expect("adopted");
     assert_eq!(adopted.iter().map(|o| o.id).collect::<Vec<_>>(), [open.id]);
     assert_eq!(read(&store, recorded.id).await.owner, leaving);
+    // The look for overdue work finds it too: nobody may be silent for weeks.
+    assert_eq!(store.hand_over(me).await.expect("handed over"), 1);
+    let adopted = store.adopt_overdue(leaving, 10).await.expect("adopted");
+    assert_eq!(adopted.iter().map(|o| o.id).collect::<Vec<_>>(), [open.id]);
 }
 
 pub async fn overdue_operations_are_adopted_whoever_owns_them(store: Ledger) {

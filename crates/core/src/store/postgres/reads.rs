@@ -27,7 +27,6 @@ macro_rules! select_operation {
         )
     };
 }
-pub(super) use select_operation;
 
 macro_rules! event_columns {
     () => {
@@ -252,9 +251,10 @@ pub(super) async fn control(
 
 pub(super) async fn at_risk(lane: &Lane) -> Result<Vec<AtRisk>, StoreError> {
     let query = sqlx::query(
-        "select account, currency, state, count(*) as operations, sum(amount)::bigint as minor from operation
-         where due_at is not null and state in ('recorded', 'unknown', 'parked')
-         group by account, currency, state order by account, currency, state",
+        "select o.account, o.currency, o.state, count(*) as operations, sum(o.amount)::bigint as minor
+         from due d join operation o on o.id = d.operation and o.owner = d.owner and o.due_at = d.due_at
+         where o.state in ('recorded', 'unknown', 'parked')
+         group by o.account, o.currency, o.state order by o.account, o.currency, o.state",
     );
     let rows = rows(lane, query).await?;
     rows.iter().map(row::at_risk).collect()

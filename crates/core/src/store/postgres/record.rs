@@ -55,7 +55,10 @@ pub(super) const RECORD: &str = "
             now() + deadline_within * interval '1 microsecond'
         from input order by client, key
         on conflict (client, key) do nothing
-        returning id, payment, account, endpoint, currency, amount, order_reference, reference, verb, recorded_at
+        returning id, payment, account, endpoint, currency, amount, order_reference, reference, verb, recorded_at,
+            owner, due_at
+    ), awaited as (
+        insert into due (operation, owner, due_at) select id, owner, due_at from claimed
     ), opened as (
         insert into payment (id, account, endpoint, currency, amount, status, order_reference, reference, opened_by)
         select payment, account, endpoint, currency, amount, 'pending', order_reference, reference, id

@@ -35,6 +35,19 @@ macro_rules! locked_operation {
     };
 }
 
+/// The same, of operations that are due at some time. A row of `due` that differs from its operation is void.
+macro_rules! locked_due {
+    ($condition:literal) => {
+        concat!(
+            "select ", operation_columns!(), ", ", parent_columns!(),
+            " from due d
+              join operation o on o.id = d.operation and o.owner = d.owner and o.due_at = d.due_at
+              left join payment p on p.id = o.payment
+              where ", $condition
+        )
+    };
+}
+
 /// One transaction on one connection.
 pub(super) struct PgTransaction<'connection> {
     inner: sqlx::Transaction<'connection, Postgres>,
@@ -91,20 +104,20 @@ impl<'connection> PgTransaction<'connection> {
     ) -> Result<Vec<Held>, StoreError> {
         let mut owners: Vec<Uuid> = owners.iter().map(|owner| owner.uuid()).collect();
         owners.push(nobody().uuid());
-        let query = sqlx::query(locked_operation!(
-            "o.due_at is not null and o.owner = any($1)
-             order by o.due_at limit $2 for update of o skip locked"
+        let query = sqlx::query(locked_due!(
+            "d.owner = any($1) order by d.due_at limit $2 for update of o skip locked"
         ));
         self.all(query.bind(owners).bind(i64::from(limit))).await
     }
 
-    /// Recorded operations past their deadline, whoever owns them.
+    /// Recorded operations past their deadline, whoever owns them, and whatever belongs to nobody.
     pub(super) async fn overdue(&mut self, limit: u32) -> Result<Vec<Held>, StoreError> {
-        let query = sqlx::query(locked_operation!(
-            "o.due_at <= now() and o.state = 'recorded'
-             order by o.due_at limit $1 for update of o skip locked"
+        let query = sqlx::query(locked_due!(
+            "(d.due_at <= now() and o.state = 'recorded') or d.owner = $2
+             order by d.due_at limit $1 for update of o skip locked"
         ));
-        self.all(query.bind(i64::from(limit))).await
+        self.all(query.bind(i64::from(limit)).bind(nobody().uuid()))
+            .await
     }
 }
 
@@ -149,14 +162,19 @@ impl Transaction for PgTransaction<'_> {
 
     async fn claim(&mut self, row: &Held) -> Result<bool, StoreError> {
         let query = sqlx::query(
-            "insert into operation (id, client, key, verb, payment, account, endpoint, amount, currency, state, detail,
+            "with claimed as (
+             insert into operation (id, client, key, verb, payment, account, endpoint, amount, currency, state, detail,
                  attempt, sends, epoch, claim, reference, fingerprint, order_reference, statement_descriptor, owner,
                  capture_reserved, refund_reserved, holds_while_unknown, first_attempt_at, recorded_at, send_by,
                  deadline, late_arrival_horizon, late_after, due_at, settled_at, cancel_requested_at, prepared,
                  reverses, reversal_form)
              values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
                  $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35)
-             on conflict (client, key) do nothing",
+             on conflict (client, key) do nothing
+             returning id, owner, due_at
+             ), awaited as (
+                 insert into due (operation, owner, due_at) select id, owner, due_at from claimed where due_at is not null)
+             select id from claimed",
         );
         let operation = &row.operation;
         let query = query
@@ -205,12 +223,16 @@ impl Transaction for PgTransaction<'_> {
             .bind(json(operation.prepared.as_ref()))
             .bind(operation.reverses.map(OperationId::uuid))
             .bind(json(operation.reversal_form.as_ref()));
-        Ok(self.run(query).await? == 1)
+        Ok(self.one(query).await?.is_some())
     }
 
     async fn unclaim(&mut self, id: OperationId) -> Result<(), StoreError> {
-        let query = sqlx::query("delete from operation where id = $1").bind(id.uuid());
-        self.run(query).await?;
+        let query = sqlx::query(
+            "with gone as (delete from operation where id = $1 returning id, owner, due_at)
+             delete from due d using gone o
+             where d.owner = o.owner and d.due_at = o.due_at and d.operation = o.id",
+        );
+        self.run(query.bind(id.uuid())).await?;
         Ok(())
     }
 
@@ -281,7 +303,13 @@ impl Transaction for PgTransaction<'_> {
 
     async fn write_operation(&mut self, row: &Held) -> Result<(), StoreError> {
         let query = sqlx::query(
-            "update operation set endpoint = $2, state = $3, detail = $4, attempt = $5, sends = $6, epoch = $7,
+            "with no_longer_due as (
+                 delete from due d using operation o -- As it was before this statement.
+                 where o.id = $1 and d.owner = o.owner and d.due_at = o.due_at and d.operation = o.id
+             ), due_again as (
+                 insert into due (operation, owner, due_at)
+                 select $1, $10, $19 where $19::timestamptz is not null)
+             update operation set endpoint = $2, state = $3, detail = $4, attempt = $5, sends = $6, epoch = $7,
                  claim = $8, fingerprint = $9, owner = $10, capture_reserved = $11, refund_reserved = $12,
                  holds_while_unknown = $13, recorded_at = $14, send_by = $15, deadline = $16,
                  late_arrival_horizon = $17, late_after = $18, due_at = $19, checks = $20, settled_at = $21,

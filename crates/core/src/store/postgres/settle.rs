@@ -30,7 +30,7 @@ pub(super) const SETTLE: &str = concat!("
         as i (id, epoch, was, becomes, detail, authorized, captured, refunded, voids, releases_capture,
             releases_refund, releases_payment, status, check_after, evidence, reason, ids, card, final, lines, minors)
     ), locked as materialized (
-        select i.*, o.payment
+        select i.*, o.payment, o.owner as held_by, o.due_at as was_due
         from input i join operation o on o.id = i.id and o.epoch = i.epoch and o.state = i.was
         order by o.client, o.key
         for update of o
@@ -82,6 +82,10 @@ pub(super) const SETTLE: &str = concat!("
         where o.id = s.id
         returning ", operation_columns!(), ", s.parent_ids, s.parent_reference, s.parent_card, s.was, s.payment_status,
             s.reason, s.evidence, s.lines, s.minors
+    ), no_longer_due as (
+        delete from due d using locked l where d.owner = l.held_by and d.due_at = l.was_due and d.operation = l.id
+    ), due_again as (
+        insert into due (operation, owner, due_at) select id, owner, due_at from done where due_at is not null
     ), entered as (
         insert into ledger_entry (operation, line, payment, account, ledger_account, currency, minor)
         select d.id, e.line, d.payment, d.account, e.ledger_account, d.currency, e.minor

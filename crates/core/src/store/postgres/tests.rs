@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::store::contract::{
     Ledger, approved, begin, charged, end, feed, read, replica, sale, settlement, wish,
 };
-use crate::store::{EventQuery, PostgresOptions, PostgresStore, Store, StoreError};
+use crate::store::{EventQuery, PostgresOptions, PostgresStore, Recorded, Store, StoreError};
 
 /// An empty ledger in a database that is dropped at the end.
 struct Fresh {
@@ -55,7 +55,25 @@ impl Fresh {
         Arc::clone(&self.store) as Ledger
     }
 
+    /// What holds after every test: whatever is open can be found, and all entries balance.
     async fn end(self) {
+        let mut raw = self.raw().await;
+        let holds = sqlx::query(
+            "select not exists (
+                 select from operation o where o.due_at is not null and not exists (
+                     select from due d where d.operation = o.id and d.owner = o.owner and d.due_at = o.due_at))
+             and not exists (
+                 select from ledger_entry group by operation, currency having sum(minor) <> 0) as holds",
+        );
+        let holds: bool = holds
+            .fetch_one(&mut raw)
+            .await
+            .expect("readable")
+            .get("holds");
+        assert!(
+            holds,
+            "something open is not in the list of what is due, or entries do not balance"
+        );
         let Self { store, name, .. } = self;
         drop(store);
         let drop = format!("drop database if exists {name} with (force)");
@@ -159,7 +177,8 @@ async fn hot_statements_find_rows_by_key_in_tables_that_were_never_analysed() {
     // Both while the tables are empty, as at the first start, and after they grew.
     for rows in [0, 100_000] {
         let grow = format!(
-            "alter table operation set (autovacuum_enabled = off);
+            "alter table due set (autovacuum_enabled = off);
+             alter table operation set (autovacuum_enabled = off);
              alter table payment set (autovacuum_enabled = off);
              insert into payment (id, account, endpoint, currency, amount, status, reference, opened_by)
              select gen_random_uuid(), 'a', 'e', 'USD', 1, 'pending', 'r', gen_random_uuid()
@@ -170,7 +189,8 @@ async fn hot_statements_find_rows_by_key_in_tables_that_were_never_analysed() {
              select gen_random_uuid(), 'c', i::text, 'sale', gen_random_uuid(), 'a', 'e', 1, 'USD', 'recorded', '{{}}',
                  1, 1, 1, gen_random_uuid(), i::text, '', gen_random_uuid(), false, now(), now(), now(), now(), 0,
                  now(), now()
-             from generate_series(1, {rows}) i"
+             from generate_series(1, {rows}) i;
+             insert into due (operation, owner, due_at) select id, owner, due_at from operation"
         );
         sqlx::raw_sql(sqlx::AssertSqlSafe(grow))
             .execute(&mut raw)
@@ -305,6 +325,56 @@ async fn load_does_not_starve_the_heartbeat() {
     open.rollback().await.expect("lets go");
     for task in waiting {
         task.await.expect("no panic").expect("answered");
+    }
+    ledger.end().await;
+}
+
+/// A settlement stays within its page (HOT): an index on anything that changes then would cost every payment more, and
+/// bloat every index of the table.
+#[tokio::test]
+async fn settlements_touch_no_index_of_operations_and_payments() {
+    let ledger = fresh().await;
+    let store = ledger.store();
+    for batch in 0..20 {
+        let intents: Vec<_> = (0..20)
+            .map(|i| Arc::new(sale(&format!("{batch}-{i}"), 1_000)))
+            .collect();
+        let recorded = store.record(&intents).await.expect("recorded");
+        let settlements: Vec<_> = recorded
+            .iter()
+            .map(|answer| match answer {
+                Recorded::New(operation) => Arc::new(settlement(operation, approved(1_000))),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        store.settle(&settlements).await.expect("settled");
+    }
+    let mut raw = ledger.raw().await;
+    // A backend reports its counts when it has been idle for a moment, or when it ends.
+    let ended = "select count(*) = 0 as ended from (
+                     select pg_terminate_backend(pid, 5000) as gone from pg_stat_activity
+                     where datname = current_database() and pid <> pg_backend_pid()) t where not gone";
+    let ended: bool = sqlx::query(ended)
+        .fetch_one(&mut raw)
+        .await
+        .expect("ended")
+        .get("ended");
+    assert!(ended);
+    for table in ["operation", "payment"] {
+        let counts = sqlx::query(
+            "select n_tup_upd as updated, n_tup_hot_upd as within from pg_stat_user_tables where relname = $1",
+        );
+        let row = counts
+            .bind(table)
+            .fetch_one(&mut raw)
+            .await
+            .expect("readable");
+        let (updated, within): (i64, i64) = (row.get("updated"), row.get("within"));
+        assert_eq!(updated, 400, "{table}");
+        assert!(
+            within * 10 >= updated * 9,
+            "{table}: only {within} of {updated} stayed in their page"
+        );
     }
     ledger.end().await;
 }

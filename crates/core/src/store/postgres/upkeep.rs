@@ -5,7 +5,7 @@ use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 
 use super::connections::{Lane, Lease};
-use super::reads::{operations, rows, select_operation};
+use super::reads::{operations, rows};
 use super::rows::at;
 use crate::key::{PaymentId, ReplicaId};
 use crate::store::row::{self, operation_columns, parent_columns};
@@ -36,7 +36,10 @@ pub(super) async fn leave(lane: &Lane, replica: ReplicaId) -> Result<(), StoreEr
     let query = sqlx::query(
         "delete from replica r
          where (r.id = $1 or r.seen_at < now() - interval '1 hour')
-           and not exists (select from operation o where o.owner = r.id and o.due_at is not null)",
+           and not exists (
+               select from due d
+               join operation o on o.id = d.operation and o.owner = d.owner and o.due_at = d.due_at
+               where d.owner = r.id)",
     );
     run(lane, query.bind(replica.uuid())).await?;
     Ok(())
@@ -44,25 +47,46 @@ pub(super) async fn leave(lane: &Lane, replica: ReplicaId) -> Result<(), StoreEr
 
 pub(super) async fn hand_over(lane: &Lane, me: ReplicaId) -> Result<u64, StoreError> {
     let query = sqlx::query(
-        "update operation set owner = $2 where owner = $1 and due_at is not null and state <> 'recorded'",
+        "with moved as (
+             update operation o set owner = $2 from due d
+             where d.owner = $1 and o.id = d.operation and o.owner = d.owner and o.due_at = d.due_at
+               and o.state <> 'recorded'
+             returning o.id, o.due_at
+         ), gone as (
+             delete from due d using moved m where d.owner = $1 and d.due_at = m.due_at and d.operation = m.id)
+         insert into due (operation, owner, due_at) select id, $2, due_at from moved",
     );
     run(lane, query.bind(me.uuid()).bind(nobody().uuid())).await
 }
 
-/// First drops what is done: approved creates of which nothing stands any more.
 pub(super) async fn due(
     lane: &Lane,
     me: ReplicaId,
     limit: u32,
 ) -> Result<Vec<Operation>, StoreError> {
+    // First what is done: approved creates of which nothing stands any more, and void rows.
     let query = sqlx::query(
-        "update operation o set due_at = null from payment p
-         where o.owner = $1 and o.due_at <= now() and o.state = 'approved' and p.id = o.payment
-           and p.status in ('voided', 'reversed', 'refunded')",
+        "with done as (
+             update operation o set due_at = null from due d, payment p
+             where d.owner = $1 and d.due_at <= now() and o.id = d.operation and o.owner = d.owner
+               and o.due_at = d.due_at and o.state = 'approved' and p.id = o.payment
+               and p.status in ('voided', 'reversed', 'refunded')
+             returning o.id)
+         delete from due d
+         where d.due_at <= now()
+           and (d.operation in (select id from done) or not exists (
+               select from operation o where o.id = d.operation and o.owner = d.owner and o.due_at = d.due_at))",
     );
     run(lane, query.bind(me.uuid())).await?;
-    let query = sqlx::query(select_operation!(
-        "where o.owner = $1 and o.due_at <= now() and o.state <> 'recorded' order by o.due_at limit $2"
+    let query = sqlx::query(concat!(
+        "select ",
+        operation_columns!(),
+        ", ",
+        parent_columns!(),
+        ", now() as read_at from due d
+         join operation o on o.id = d.operation and o.owner = d.owner and o.due_at = d.due_at
+         left join payment p on p.id = o.payment
+         where d.owner = $1 and d.due_at <= now() and o.state <> 'recorded' order by d.due_at limit $2"
     ));
     operations(lane, query.bind(me.uuid()).bind(i64::from(limit))).await
 }

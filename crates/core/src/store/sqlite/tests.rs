@@ -34,7 +34,17 @@ impl Fresh {
         Arc::clone(&self.store) as Ledger
     }
 
+    /// What holds after every test: all entries balance.
     async fn end(self) {
+        let mut raw = self.raw().await;
+        let unbalanced =
+            "select 1 from ledger_entry group by operation, currency having sum(minor) <> 0";
+        let unbalanced = sqlx::query(unbalanced)
+            .fetch_optional(&mut raw)
+            .await
+            .expect("readable");
+        assert!(unbalanced.is_none(), "entries do not balance");
+        raw.close().await.expect("closes");
         self.store.readers.close().await;
         drop(self.store);
         std::fs::remove_dir_all(&self.folder).expect("removed");
