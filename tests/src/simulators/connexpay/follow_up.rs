@@ -294,7 +294,8 @@ impl Desk<'_> {
         if self.ledger.child(EntryKind::Void, &target.guid).is_some() {
             return Err(Problem::Code("D0009"));
         }
-        if self.ledger.is_settled(target) {
+        // A hold outlives its day's batch: it is good for about five business days, and there is nothing in it to settle.
+        if target.kind != EntryKind::AuthOnly && self.ledger.is_settled(target) {
             return Err(Problem::text(SETTLED));
         }
         Ok(())

@@ -194,11 +194,16 @@ async fn voids_name_one_open_transaction() {
     );
 
     let settled = guid(&caller.post("sales", &sale("11", "A2")).await);
+    let held = authorized(&mut caller, "12", "A3").await;
     simulators.connexpay().settle().expect("settled");
     let late = caller
         .post("void", &void(json!({"SaleGuid": settled})))
         .await;
     assert_eq!(late.message(), "Transaction already settled");
+    let hold = caller
+        .post("void", &void(json!({"AuthOnlyGuid": held})))
+        .await;
+    assert_eq!(hold.status, 201, "a hold outlives its batch");
 }
 
 #[tokio::test]
