@@ -111,19 +111,23 @@ impl Shared {
             );
             return Err(Refusal::Unsupported { detail });
         }
-        let currency = intent.amount.currency();
-        if !account.currencies.contains(&currency) {
-            faults.push(Fault {
-                pointer: "/amount/currency".to_owned(),
-                code: "currency-not-supported",
-                detail: format!("account {} does not take {}", account.name, currency.code()),
-            });
-        }
         faults.extend(
             account
                 .connector
                 .check(&preview(intent, self.clock.now()), Some(payer)),
         );
+        let currency = intent.amount.currency();
+        let pointer = "/amount/currency";
+        // A connector of one currency has named it already, and better.
+        if !account.currencies.contains(&currency)
+            && faults.iter().all(|fault| fault.pointer != pointer)
+        {
+            faults.push(Fault {
+                pointer: pointer.to_owned(),
+                code: "currency-not-supported",
+                detail: format!("account {} does not take {}", account.name, currency.code()),
+            });
+        }
         if !faults.is_empty() {
             return Err(Refusal::Invalid(faults));
         }
