@@ -289,6 +289,11 @@ impl Engine {
         self.shared.waiters.waited_for()
     }
 
+    /// Intents and settlements that wait for the journal's next batch.
+    pub fn queued(&self) -> (usize, usize) {
+        self.shared.journal.queued()
+    }
+
     pub fn is_draining(&self) -> bool {
         self.shared.is_draining()
     }
