@@ -43,7 +43,7 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<IdempotencyKey, Problem> {
             "card-number",
             "must not hold a card number",
         )]),
-        other => refused(format!("the key is {other}").into()),
+        other => refused(format!("the key: {other}").into()),
     })
 }
 
