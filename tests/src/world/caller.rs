@@ -129,6 +129,16 @@ impl Caller {
             .expect("a body")
     }
 
+    pub async fn delete(&self, path: &str) -> Reply {
+        let request = self
+            .http
+            .delete(format!("{}{path}", self.url))
+            .bearer_auth(&self.token);
+        read(request.send().await.expect("an answer"))
+            .await
+            .expect("a body")
+    }
+
     /// `POST /v1/payments`.
     pub async fn pay(&self, key: &str, body: &Value) -> Reply {
         self.post("/v1/payments", key, body).await

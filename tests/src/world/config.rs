@@ -22,8 +22,11 @@ pub struct WorldConfig {
     pub partial_captures: bool,
     /// Where the gateways fetch verification keys, instead of the key file.
     pub jwks_url: Option<String>,
-    /// Lines added to the account, to `[server]`, or at the end.
+    /// Lines added to the account, to the section of that name, or at the end.
     pub more_account: String,
+    pub more_auth: String,
+    pub more_ledger: String,
+    pub more_payments: String,
     pub more_server: String,
     pub more: String,
 }
@@ -43,6 +46,9 @@ impl WorldConfig {
             partial_captures: true,
             jwks_url: None,
             more_account: String::new(),
+            more_auth: String::new(),
+            more_ledger: String::new(),
+            more_payments: String::new(),
             more_server: String::new(),
             more: String::new(),
         }
@@ -94,7 +100,7 @@ log = "info"
 issuer = "https://issuer.test"
 audience = "quittance"
 {verify}
-
+{more_auth}
 [clients.shop]
 subjects = ["shop-1", "shop-2"]
 rate_per_second = 100000
@@ -105,7 +111,7 @@ subjects = ["other-1"]
 
 [ledger]
 url = "{ledger}"
-{ledger_password}
+{ledger_password}{more_ledger}
 [lock]
 url = "{lock_url}"
 
@@ -116,7 +122,7 @@ token_file = "{token}"
 [payments]
 permits_max = {permits_max}
 permits_per_client_max = {permits_max}
-
+{more_payments}
 [resolver]
 schedule = ["200ms", "500ms", "1s", "2s", "4s"]
 repeat_every = "1s"
@@ -140,6 +146,9 @@ trust_429 = {trust_429}
 partial_captures = {partial_captures}
 
 "#,
+            more_auth = self.more_auth,
+            more_ledger = self.more_ledger,
+            more_payments = self.more_payments,
             more_server = self.more_server,
             permits_max = self.permits_max,
             connections = self.connections_per_host,

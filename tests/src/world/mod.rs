@@ -13,6 +13,7 @@ use std::sync::Arc;
 use gateway_http::assemble::{Seams, check_ledger, pieces};
 use gateway_http::config::Config;
 use gateway_http::gateway::Gateway;
+use sqlx::Connection as _;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -171,6 +172,44 @@ impl World {
     /// A caller with claims of the test's own.
     pub fn caller_with(&self, url: impl Into<String>, claims: &serde_json::Value) -> Caller {
         Caller::new(url, self.key.mint(claims))
+    }
+
+    /// Runs one statement in the ledger, beside the gateways: what no caller can bring about.
+    pub async fn execute_sql(&self, sql: &str) {
+        let sql = sqlx::AssertSqlSafe(sql.to_owned());
+        let url = &self.config.ledger_url;
+        if url.starts_with("sqlite:") {
+            let mut connection = sqlx::SqliteConnection::connect(url).await.expect("SQLite");
+            sqlx::query(sql)
+                .execute(&mut connection)
+                .await
+                .expect("done");
+        } else {
+            let mut connection = sqlx::PgConnection::connect(url).await.expect("Postgres");
+            sqlx::query(sql)
+                .execute(&mut connection)
+                .await
+                .expect("done");
+        }
+    }
+
+    /// One number from the ledger.
+    pub async fn count_sql(&self, sql: &str) -> i64 {
+        let sql = sqlx::AssertSqlSafe(sql.to_owned());
+        let url = &self.config.ledger_url;
+        if url.starts_with("sqlite:") {
+            let mut connection = sqlx::SqliteConnection::connect(url).await.expect("SQLite");
+            sqlx::query_scalar(sql)
+                .fetch_one(&mut connection)
+                .await
+                .expect("a number")
+        } else {
+            let mut connection = sqlx::PgConnection::connect(url).await.expect("Postgres");
+            sqlx::query_scalar(sql)
+                .fetch_one(&mut connection)
+                .await
+                .expect("a number")
+        }
     }
 
     pub fn folder(&self) -> &Path {
