@@ -5,8 +5,17 @@
     reason = "amounts in minor units are written as they are read: 150_00 is 150.00"
 )]
 
+mod auth;
+mod bad_input;
+mod both_ledgers;
 mod connexpay_connector;
+mod duplicates;
+mod events;
 mod faults;
 mod harness;
+mod idempotency;
+mod limits;
+mod operations;
 mod payments;
+mod settlement;
 mod simulator_kill;

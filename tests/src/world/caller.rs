@@ -6,7 +6,7 @@ use http::{HeaderMap, Method, StatusCode};
 use serde_json::{Value, json};
 
 /// Longer than any wait the gateway allows: a caller that hears nothing is a failed test, not a hung one.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// One caller of one gateway.
 #[derive(Clone, Debug)]
@@ -70,9 +70,19 @@ impl Caller {
     }
 
     /// The same caller at another gateway.
+    #[must_use]
     pub fn at(&self, url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
+            ..self.clone()
+        }
+    }
+
+    /// The same caller with another token.
+    #[must_use]
+    pub fn bearing(&self, token: impl Into<String>) -> Self {
+        Self {
+            token: token.into(),
             ..self.clone()
         }
     }
@@ -256,6 +266,10 @@ impl Reply {
     }
 
     /// Fails the test unless the status is as said.
+    #[expect(
+        clippy::return_self_not_must_use,
+        reason = "the status is often all that matters"
+    )]
     #[track_caller]
     pub fn expect(self, status: u16) -> Self {
         assert_eq!(

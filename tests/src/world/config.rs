@@ -54,6 +54,13 @@ impl WorldConfig {
         }
     }
 
+    /// The upstream's timeout, the longest wait of callers, and the horizon, which must exceed the two together.
+    pub fn spans(&mut self, upstream_timeout: &str, wait_max: &str, horizon: &str) {
+        upstream_timeout.clone_into(&mut self.upstream_timeout);
+        wait_max.clone_into(&mut self.wait_max);
+        horizon.clone_into(&mut self.horizon);
+    }
+
     /// Writes secrets into `folder`, and returns the text of the configuration file.
     pub(super) fn write(&self, port: u16, key: &TestKey, folder: &Path) -> String {
         let put = |name: &str, text: &str| {
