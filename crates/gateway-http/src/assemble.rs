@@ -10,7 +10,7 @@ use gateway_core::engine;
 use gateway_core::key::AccountName;
 use gateway_core::lock::{LocalLock, Lock, RedisLock, RedisLockOptions};
 use gateway_core::store::Store;
-use gateway_upstream::pool::PoolMetrics;
+use gateway_upstream::pool::{PoolMetrics, Resolve, SystemResolver};
 use prometheus_client::registry::Registry;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -26,6 +26,8 @@ pub struct Seams {
     /// Replaces each connector by one around it.
     pub wrap_connector: Option<Wrap<dyn Connector>>,
     pub wrap_store: Option<Wrap<dyn Store>>,
+    /// Where processors' host names lead.
+    pub resolver: Arc<dyn Resolve>,
 }
 
 /// A decorator of one piece.
@@ -37,6 +39,7 @@ impl Default for Seams {
             clock: Arc::new(SystemClock),
             wrap_connector: None,
             wrap_store: None,
+            resolver: Arc::new(SystemResolver),
         }
     }
 }
@@ -45,6 +48,7 @@ impl fmt::Debug for Seams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Seams")
             .field("clock", &self.clock)
+            .field("resolver", &self.resolver)
             .finish_non_exhaustive()
     }
 }
@@ -56,6 +60,7 @@ pub async fn pieces(config: &Config, seams: Seams) -> Result<Pieces, StartError>
         clock,
         wrap_connector,
         wrap_store,
+        resolver,
     } = seams;
     let mut registry = Registry::default();
     let mut store = ledger::open(&config.ledger).await?;
@@ -69,6 +74,7 @@ pub async fn pieces(config: &Config, seams: Seams) -> Result<Pieces, StartError>
         clock: Arc::clone(&clock),
         token_key: token_key(&config.keys)?,
         metrics: PoolMetrics::register(&mut registry),
+        resolver,
     };
     let mut accounts = HashMap::new();
     for (name, account) in &config.accounts {

@@ -14,7 +14,7 @@ use gateway_upstream::connexpay::{
     ConnexPay, ConnexPayConfig, ConnexPayParts, ConnexPayTokens, CredentialSource, Credentials,
 };
 use gateway_upstream::pool::{
-    Breaker, BreakerConfig, Limit, LimitConfig, Pool, PoolConfig, PoolMetrics, Roots,
+    Breaker, BreakerConfig, Limit, LimitConfig, Pool, PoolConfig, PoolMetrics, Resolve, Roots,
 };
 use secrecy::ExposeSecret;
 
@@ -32,6 +32,8 @@ pub struct Upstreams {
     pub clock: Arc<dyn Clock>,
     pub token_key: TokenKey,
     pub metrics: PoolMetrics,
+    /// Asked for the addresses of a processor's host, for each new connection.
+    pub resolver: Arc<dyn Resolve>,
 }
 
 impl Upstreams {
@@ -52,7 +54,10 @@ impl Upstreams {
     ) -> Result<Arc<dyn Connector>, StartError> {
         let what = |key: &str| format!("accounts.{name}.{key}");
         let pool = Pool::new(
-            pool_config(name, account)?,
+            PoolConfig {
+                resolver: Arc::clone(&self.resolver),
+                ..pool_config(name, account)?
+            },
             Arc::clone(&self.clock),
             &self.metrics,
         )
