@@ -9,7 +9,7 @@ use gateway_core::connector::{AlwaysOpen, CallEvidence, NotSent, SendGate, Unkno
 use gateway_core::token::{Token, TokenKeeper};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::answers::Reply;
 use crate::pool::{Call, CallFailure, Pool, Response};
@@ -80,9 +80,12 @@ impl Client {
         repeats: bool,
         evidence: &mut Vec<CallEvidence>,
     ) -> Outcome {
-        let mut token = match self.tokens.current().await {
-            Ok(token) => token,
-            Err(error) => return no_token(&error),
+        // A fetch may outlast the account's timeout (a replica that died in the middle of one still holds the lock); it
+        // goes on for those who come later.
+        let mut token = match timeout(request.timeout, self.tokens.current()).await {
+            Ok(Ok(token)) => token,
+            Ok(Err(error)) => return no_token(&error),
+            Err(_) => return no_token_within(request.timeout),
         };
         let began = Instant::now();
         let first = match self
@@ -97,18 +100,19 @@ impl Client {
             self.tokens.report_unauthorized(token.generation());
             return Outcome::Answered(first, token);
         }
-        token = match self.tokens.replace(token.generation()).await {
-            Ok(token) => token,
-            Err(error) => return no_token(&error),
+        let left = || request.timeout.saturating_sub(began.elapsed());
+        token = match timeout(left(), self.tokens.replace(token.generation())).await {
+            Ok(Ok(token)) => token,
+            Ok(Err(error)) => return no_token(&error),
+            Err(_) => return no_token_within(request.timeout),
         };
         // The account's timeout covers both. With less than half of it left no repeat is begun: it would end as a
         // time-out, and what was proven not executed would be unknown.
-        let timeout = request.timeout.saturating_sub(began.elapsed());
-        if timeout < request.timeout / 2 {
+        if left() < request.timeout / 2 {
             return Outcome::Answered(first, token);
         }
         let second = self
-            .call_once(request, &token, timeout, gate, evidence)
+            .call_once(request, &token, left(), gate, evidence)
             .await;
         if second
             .as_ref()
@@ -167,6 +171,12 @@ fn finished(result: Result<Response, CallFailure>, token: Token) -> Outcome {
         Err(CallFailure::NotSent(reason)) => Outcome::NotSent(reason),
         Err(CallFailure::Unknown(reason)) => Outcome::Unknown(reason),
     }
+}
+
+fn no_token_within(waited: Duration) -> Outcome {
+    Outcome::NotSent(NotSent::NoToken {
+        detail: format!("no access token within {waited:?}"),
+    })
 }
 
 fn no_token(error: &gateway_core::token::TokenError) -> Outcome {
