@@ -12,8 +12,11 @@ use crate::stack::TestKey;
 pub struct WorldConfig {
     pub ledger_url: String,
     pub lock_url: String,
+    /// Worlds share a Redis and the names of accounts, and must not wait for each other's tokens.
+    pub lock_prefix: String,
     pub connexpay_url: String,
     pub upstream_timeout: String,
+    pub connect_timeout: String,
     pub wait_max: String,
     pub horizon: String,
     pub permits_max: usize,
@@ -36,8 +39,10 @@ impl WorldConfig {
         Self {
             ledger_url: ledger_url.to_owned(),
             lock_url: lock_url.to_owned(),
+            lock_prefix: format!("world-{:016x}:", rand::random::<u64>()),
             connexpay_url: connexpay_url.to_owned(),
             upstream_timeout: "1s".to_owned(),
+            connect_timeout: "500ms".to_owned(),
             wait_max: "4s".to_owned(),
             horizon: "6s".to_owned(),
             permits_max: 10_000,
@@ -79,8 +84,10 @@ impl WorldConfig {
         let Self {
             ledger_url,
             lock_url,
+            lock_prefix,
             connexpay_url,
             upstream_timeout,
+            connect_timeout,
             wait_max,
             horizon,
             ..
@@ -121,6 +128,7 @@ url = "{ledger}"
 {ledger_password}{more_ledger}
 [lock]
 url = "{lock_url}"
+prefix = "{lock_prefix}"
 
 [keys]
 fingerprint_file = "{fingerprint}"
@@ -144,7 +152,7 @@ merchant_guid = "{MERCHANT_USD}"
 username_file = "{username}"
 password_file = "{password}"
 timeout = "{upstream_timeout}"
-connect_timeout = "500ms"
+connect_timeout = "{connect_timeout}"
 late_arrival_horizon = "{horizon}"
 connections_per_host = {connections}
 {more_account}
