@@ -17,5 +17,7 @@ mod idempotency;
 mod limits;
 mod operations;
 mod payments;
+mod pool;
 mod settlement;
 mod simulator_kill;
+mod tokens;

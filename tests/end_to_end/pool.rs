@@ -1,0 +1,313 @@
+//! Connections to the processor as payments meet them: they end in good order, and no payment notices.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use futures_util::future::join_all;
+use gateway_http::assemble::Seams;
+use gateway_upstream::pool::Resolve;
+use sandbox::simulators::connexpay::verb;
+use sandbox::simulators::{ConnectionRecord, Moment, Options, Selector};
+use sandbox::stack::eventually;
+use sandbox::world::{Caller, Reply, World, sale};
+use tokio::time::{MissedTickBehavior, interval};
+
+const CONNECTIONS: usize = 32;
+/// Ten times faster than in production.
+const AGE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// A replacement is opened so long before the end of what it replaces.
+const LEAD: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long the load lasts. Every connection is replaced four times in it; a developer in a hurry may shorten it.
+fn load_lasts() -> Duration {
+    let seconds = std::env::var("POOL_LOAD_SECONDS").ok();
+    let seconds = seconds.and_then(|seconds| seconds.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(120))
+}
+
+/// Leads every name to one address, and counts how often it was asked.
+#[derive(Debug)]
+struct CountingResolver {
+    address: SocketAddr,
+    asked: AtomicUsize,
+}
+
+#[async_trait::async_trait]
+impl Resolve for CountingResolver {
+    async fn resolve(&self, _: &str, _: u16) -> std::io::Result<Vec<SocketAddr>> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        Ok(vec![self.address])
+    }
+}
+
+/// When this process got no turn, and for how long: a machine that stands still proves nothing about the pool.
+#[derive(Clone, Debug, Default)]
+struct Stalls(Arc<Mutex<Vec<(u64, u64)>>>);
+
+impl Stalls {
+    const STEP: Duration = Duration::from_millis(10);
+
+    fn watch() -> Self {
+        let stalls = Self::default();
+        let seen = Arc::clone(&stalls.0);
+        tokio::spawn(async move {
+            let mut step = interval(Self::STEP);
+            step.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                let began = Instant::now();
+                step.tick().await;
+                let late = millis(began.elapsed().saturating_sub(Self::STEP));
+                if late > 20 {
+                    seen.lock().expect("no panic").push((unix_ms(), late));
+                }
+            }
+        });
+        stalls
+    }
+
+    /// The longest that ended between `from` and `to`, in milliseconds of Unix time.
+    fn longest(&self, from: u64, to: u64) -> u64 {
+        let seen = self.0.lock().expect("no panic");
+        let within = seen.iter().filter(|(ended, _)| (from..=to).contains(ended));
+        within.map(|(_, late)| *late).max().unwrap_or(0)
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).expect("shorter than the universe")
+}
+
+fn unix_ms() -> u64 {
+    millis(SystemTime::now().duration_since(UNIX_EPOCH).expect("1970"))
+}
+
+fn opened_at(connection: &ConnectionRecord) -> u64 {
+    u64::try_from(connection.opened_at_ms).expect("after 1970")
+}
+
+fn closed_at(connection: &ConnectionRecord) -> Option<u64> {
+    Some(opened_at(connection) + connection.closed_after_ms?)
+}
+
+fn is_open(connection: &ConnectionRecord) -> bool {
+    connection.ended_by.is_none()
+}
+
+async fn metric(shop: &Caller, name: &str) -> u64 {
+    let text = shop.get("/metrics").await.expect(200).bytes;
+    let text = String::from_utf8(text).expect("text");
+    let values = text.lines().filter(|line| line.starts_with(name));
+    let values = values.filter_map(|line| line.rsplit(' ').next());
+    values
+        .map(|value| value.parse::<u64>().expect("a count"))
+        .sum()
+}
+
+/// So many payments at once, each on a connection of its own: all are on the wire before the first is answered.
+async fn pay_at_once(world: &World, shop: &Caller, prefix: &str, count: usize) -> Vec<Reply> {
+    let connexpay = world.simulators.connexpay();
+    let gate = connexpay.hold(Moment::BeforeCommit, Selector::verb(verb::SALE));
+    let payments = (0..count).map(|number| {
+        let (shop, key) = (shop.clone(), format!("{prefix}-{number}"));
+        async move { shop.pay(&key, &sale(10_00)).await }
+    });
+    let paying = tokio::spawn(join_all(payments));
+    gate.reached(count).await.expect("all on the wire");
+    gate.release();
+    paying.await.expect("no panic")
+}
+
+/// Promise: under steady load every connection ends in time and alone, after its replacement is open; no payment fails
+/// or waits for a connection, and the name is resolved again for each.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_replaced_in_time_and_one_by_one_and_no_payment_notices() {
+    let mut world = World::on_postgres(Options {
+        idle_limit: Some(Duration::from_secs(15)),
+        ..Options::default()
+    })
+    .await;
+    world.config.connections_per_host = CONNECTIONS;
+    world.config.connect_timeout = "4s".into();
+    world.config.upstream_timeout = format!("{}s", TIMEOUT.as_secs());
+    world.config.wait_max = "10s".into();
+    world.config.horizon = "20s".into();
+    world.config.more_account = format!(
+        "connection_age_max = \"{}s\"\nconnection_idle_max = \"12s\"\nwarm_min = {CONNECTIONS}\n\
+         keep_alive_headers = true",
+        AGE.as_secs()
+    );
+    world.config.connexpay_url = world.config.connexpay_url.replace("127.0.0.1", "localhost");
+    let resolver = Arc::new(CountingResolver {
+        address: world.simulators.address(),
+        asked: AtomicUsize::default(),
+    });
+    let seams = Seams {
+        resolver: Arc::clone(&resolver) as _,
+        ..Seams::default()
+    };
+    let gateway = world.gateway_with(seams).await;
+    let shop = world.caller(&gateway.url);
+    let warm =
+        |all: &[ConnectionRecord]| all.iter().filter(|one| is_open(one)).count() >= CONNECTIONS;
+    let warmed = world.simulators.wait_for_connections(warm).await;
+    warmed.expect("connections are opened ahead of use");
+
+    let stalls = Stalls::watch();
+    let waited = metric(&shop, "upstream_pool_waited_total").await;
+    let (from, until) = (unix_ms(), Instant::now() + load_lasts());
+    let mut pace = interval(Duration::from_secs(2));
+    let mut bursts = 0;
+    while Instant::now() < until {
+        pace.tick().await;
+        for reply in pay_at_once(&world, &shop, &bursts.to_string(), CONNECTIONS).await {
+            reply.expect(201);
+        }
+        bursts += 1;
+    }
+    let to = unix_ms();
+    let connections = world.simulators.connections();
+
+    let stood_still = stalls.longest(from, to) > millis(LEAD) / 2;
+    let waited = metric(&shop, "upstream_pool_waited_total").await - waited;
+    assert!(waited == 0 || stood_still, "{waited} payments waited");
+    for name in ["connections_failed", "attempts_repeated", "waiters_refused"] {
+        let count = metric(&shop, &format!("upstream_pool_{name}_total")).await;
+        assert_eq!(count, 0, "{name}");
+    }
+    assert_eq!(
+        world.simulators.connexpay().request_count_of(verb::SALE),
+        bursts * CONNECTIONS as u64,
+        "each payment was sent once"
+    );
+    assert_in_time(&world, &connections, from, to);
+    assert_one_by_one(&connections, &stalls, from, to);
+    assert_replaced_before(&connections, &stalls, from, to);
+    let resolved = eventually(PATIENCE, "a question for each connection", async || {
+        let opened = world.simulators.connections().len();
+        (resolver.asked.load(Ordering::Relaxed) == opened).then_some(())
+    });
+    resolved.await.expect("asked again for each");
+    world.audit().await;
+}
+
+/// No request starts on a connection older than its age less the timeout, and none outlives its age.
+fn assert_in_time(world: &World, connections: &[ConnectionRecord], from: u64, to: u64) {
+    // The head travels, and a busy machine takes its time to read it.
+    let limit = millis(AGE) - millis(TIMEOUT) + 1_000;
+    for request in world.simulators.connexpay().requests() {
+        assert!(
+            request.connection_age_ms <= limit,
+            "a request on a connection of {} ms",
+            request.connection_age_ms
+        );
+        assert_eq!(request.headers["keep-alive"], "timeout=30");
+    }
+    for connection in connections {
+        let age = connection
+            .closed_after_ms
+            .unwrap_or_else(|| unix_ms() - opened_at(connection));
+        assert!(age <= millis(AGE), "{connection:?}");
+        assert!(
+            matches!(connection.ended_by, None | Some("caller")),
+            "ended by the processor: {connection:?}"
+        );
+    }
+    // All of the first ones are gone, and the later ones lived as long as they may.
+    let lives = millis(AGE) - millis(TIMEOUT);
+    let generations = usize::try_from((to - from) / lives).expect("few");
+    assert!(
+        connections.len() > CONNECTIONS * generations,
+        "only {} connections in {} ms",
+        connections.len(),
+        to - from
+    );
+}
+
+/// Any window of a three-hundredth of the age holds at most two ends.
+fn assert_one_by_one(connections: &[ConnectionRecord], stalls: &Stalls, from: u64, to: u64) {
+    let window = millis(AGE) / 300;
+    let mut ends: Vec<u64> = connections.iter().filter_map(closed_at).collect();
+    ends.retain(|end| (from..=to).contains(end));
+    ends.sort_unstable();
+    for (first, begins) in ends.iter().enumerate() {
+        let held = ends[first..]
+            .iter()
+            .take_while(|end| **end < begins + window);
+        // Ends that came due while nothing ran are seen together afterwards.
+        let stall = stalls.longest(begins.saturating_sub(window), begins + window + 500);
+        let most = 2 * (1 + usize::try_from(stall / window).expect("few"));
+        assert!(
+            held.clone().count() <= most,
+            "together: {:?}",
+            held.collect::<Vec<_>>()
+        );
+    }
+}
+
+/// Whenever one ends, as many as are wanted stay open.
+fn assert_replaced_before(connections: &[ConnectionRecord], stalls: &Stalls, from: u64, to: u64) {
+    let mut most = 0;
+    for end in connections.iter().filter_map(closed_at) {
+        let late = stalls.longest(end.saturating_sub(millis(LEAD)), end + 500);
+        if !(from..=to).contains(&end) || late > millis(LEAD) / 2 {
+            continue;
+        }
+        let open_after = connections.iter().filter(|other| {
+            opened_at(other) <= end && closed_at(other).is_none_or(|other_end| other_end > end)
+        });
+        let open_after = open_after.count();
+        assert!(open_after >= CONNECTIONS, "{open_after} left open at {end}");
+        let opened = connections.iter().filter(|other| {
+            opened_at(other) < end && closed_at(other).is_none_or(|other_end| other_end >= end)
+        });
+        most = most.max(opened.count());
+    }
+    assert!(
+        most > CONNECTIONS,
+        "a replacement is open beside what it replaces: {most}"
+    );
+}
+
+/// Promise: a connection that idles is closed here before the processor closes it, and the next payment gets a new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_are_closed_before_the_processor_closes_them() {
+    const AT_ONCE: usize = 8;
+    let mut world = World::on_postgres(Options {
+        idle_limit: Some(Duration::from_secs(3)),
+        ..Options::default()
+    })
+    .await;
+    world.config.upstream_timeout = "5s".into();
+    world.config.wait_max = "10s".into();
+    world.config.horizon = "20s".into();
+    world.config.more_account =
+        "connection_age_max = \"30s\"\nconnection_idle_max = \"1s\"\nwarm_min = 0".into();
+    let gateway = world.gateway().await;
+    let shop = world.caller(&gateway.url);
+    for round in 1..=3 {
+        for reply in pay_at_once(&world, &shop, &round.to_string(), AT_ONCE).await {
+            reply.expect(201);
+        }
+        let ended = |all: &[ConnectionRecord]| {
+            all.len() >= AT_ONCE * round && all.iter().all(|one| one.ended_by.is_some())
+        };
+        let ended = world.simulators.wait_for_connections(ended).await;
+        for connection in ended.expect("all of them idle out") {
+            assert_eq!(connection.ended_by, Some("caller"), "{connection:?}");
+        }
+    }
+    let idled = metric(
+        &shop,
+        "upstream_pool_connections_closed_total{pool=\"acme-us\",reason=\"Idle\"}",
+    );
+    assert!(idled.await >= 3 * AT_ONCE as u64);
+    assert_eq!(
+        world.simulators.connexpay().request_count_of(verb::SALE),
+        3 * AT_ONCE as u64
+    );
+    world.audit().await;
+}
