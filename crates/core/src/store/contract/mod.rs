@@ -4,6 +4,7 @@
 
 mod concurrency;
 mod fixture;
+mod history;
 mod reads;
 mod record;
 mod resolve;
@@ -12,6 +13,7 @@ mod undo;
 
 pub use concurrency::*;
 pub use fixture::*;
+pub use history::*;
 pub use reads::*;
 pub use record::*;
 pub use resolve::*;
@@ -98,6 +100,8 @@ macro_rules! store_contract {
             racing_guarded_creates_have_one_winner
             a_cancellation_that_races_a_create_leaves_one_answer
             racing_adopters_share_the_work
+
+            any_history_leaves_totals_that_operations_add_up_to
         );
     };
     (@each $fresh:path, $($name:ident)*) => {
