@@ -6,9 +6,11 @@
 //! route that was shown to work in the same check.
 
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
@@ -110,7 +112,14 @@ impl Resolver {
         loop {
             let woken = self.shared.resolver_wake.notified();
             let _ = tokio::time::timeout(every, woken).await;
-            if let Err(error) = self.scan().await {
+            // Without it nobody would ask about what this process owns: its beats go on, so others do not adopt it.
+            let scanned = AssertUnwindSafe(self.scan()).catch_unwind().await;
+            let Ok(scanned) = scanned else {
+                tracing::error!("BUG: a scan of the resolver panicked");
+                tokio::time::sleep(every).await;
+                continue;
+            };
+            if let Err(error) = scanned {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "the resolver cannot read the ledger"
@@ -169,10 +178,8 @@ impl Resolver {
         }
         let me = shared.liveness.replica();
         let silent = shared.liveness.silent();
-        let mut adopted = Vec::new();
-        if !silent.is_empty() {
-            adopted = shared.store.adopt_silent(me, &silent, TAKE_MAX).await?;
-        }
+        // With nobody silent too: what was handed over belongs to nobody.
+        let mut adopted = shared.store.adopt_silent(me, &silent, TAKE_MAX).await?;
         adopted.extend(shared.store.adopt_overdue(me, TAKE_MAX).await?);
         for operation in &adopted {
             shared.metrics.adopted.inc();
@@ -275,6 +282,7 @@ impl Checking<'_> {
             return self.undo_cancelled_approval().await;
         }
         if let Some(end) = told_too_late(&self.operation) {
+            self.nothing_to_reverse().await?;
             return self.settle(end, "told_too_late").await;
         }
         match self.operation.verb {
