@@ -6,9 +6,11 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{Notify, oneshot};
 
 use crate::key::{Client, IdempotencyKey, OperationId, PaymentId};
@@ -42,6 +44,9 @@ pub enum JournalError {
     /// The queue of new intents is at its bound. Nothing was written.
     #[error("the journal's queue is full")]
     Full,
+    /// No connection to be had: nothing was written.
+    #[error("the ledger cannot be reached")]
+    Unreachable(#[source] Arc<StoreError>),
     /// It may or may not be written: ask again with the same intent or settlement.
     #[error("the ledger did not answer")]
     Unavailable(#[source] Arc<StoreError>),
@@ -323,7 +328,10 @@ where
     while let Some(part) = parts.pop() {
         let mut tries = 0;
         let error = loop {
-            match write(part.to_vec()).await {
+            // A bug that one row wakes must not take the writer with it, nor the answers of the others.
+            let written = AssertUnwindSafe(write(part.to_vec())).catch_unwind().await;
+            let panicked = |_| Err(StoreError::Refused("BUG: writing it panicked".into()));
+            match written.unwrap_or_else(panicked) {
                 Ok(answers) => {
                     assert_eq!(
                         answers.len(),
@@ -345,12 +353,18 @@ where
         match error {
             None => {}
             // Not about a row: all of it, and asking row by row would only multiply the time-outs.
-            Some(error @ StoreError::Unavailable(_)) => {
+            Some(error @ (StoreError::Unavailable(_) | StoreError::Unreachable(_))) => {
+                let said: fn(Arc<StoreError>) -> JournalError = match error {
+                    StoreError::Unreachable(_) => JournalError::Unreachable,
+                    _ => JournalError::Unavailable,
+                };
                 let error = Arc::new(error);
-                results.extend(
-                    part.iter()
-                        .map(|_| Err(JournalError::Unavailable(Arc::clone(&error)))),
-                );
+                results.extend(part.iter().map(|_| Err(said(Arc::clone(&error)))));
+            }
+            // Somebody keeps a lock on it, which says nothing against the row: an answer that is held here must not be
+            // dropped for it.
+            Some(error @ StoreError::Contended(_)) if part.len() == 1 => {
+                results.push(Err(JournalError::Unavailable(Arc::new(error))));
             }
             Some(error) if part.len() == 1 => {
                 results.push(Err(JournalError::Refused(Arc::new(error))));

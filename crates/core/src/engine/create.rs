@@ -195,21 +195,28 @@ impl Shared {
         drop(at_work);
     }
 
-    /// Records, asking again after a lost acknowledgement until the ledger tells. At the first failure the caller is
-    /// answered, and `begun` is gone: it repeats with the same key.
+    /// Records, asking again after a lost acknowledgement until the ledger tells: only the write itself, repeated, is sure
+    /// to meet one that is still under way. At the first failure the caller is answered, and `begun` is gone: it repeats
+    /// with the same key. What was never asked is not asked again: `None`.
     pub(super) async fn record_surely(
         &self,
         intent: &Arc<Intent>,
         begun: &mut Option<oneshot::Sender<Begun>>,
     ) -> Option<Recorded> {
         let mut pause = Duration::from_millis(20);
+        let mut may_be_written = false;
         loop {
             let error = match self.journal.record(Arc::clone(intent)).await {
                 Ok(recorded) => return Some(recorded),
                 Err(error) => error,
             };
-            let may_be_written = matches!(error, JournalError::Unavailable(_));
-            if !may_be_written {
+            may_be_written |= matches!(error, JournalError::Unavailable(_));
+            let ask_again = may_be_written
+                && matches!(
+                    error,
+                    JournalError::Unavailable(_) | JournalError::Unreachable(_)
+                );
+            if matches!(error, JournalError::Refused(_) | JournalError::Stopped) {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
                     "an intent was not recorded"
@@ -218,7 +225,7 @@ impl Shared {
             if let Some(begun) = begun.take() {
                 let _ = begun.send(Begun::Refused(error.into()));
             }
-            if !may_be_written {
+            if !ask_again {
                 return None;
             }
             tokio::time::sleep(pause).await;

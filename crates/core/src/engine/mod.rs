@@ -524,6 +524,7 @@ impl From<JournalError> for Refusal {
     fn from(error: JournalError) -> Self {
         match error {
             JournalError::Full => Self::Overloaded,
+            JournalError::Unreachable(_) => Self::LedgerUnavailable { asked: false },
             JournalError::Unavailable(_) | JournalError::Stopped => {
                 Self::LedgerUnavailable { asked: true }
             }

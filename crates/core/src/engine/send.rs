@@ -9,6 +9,7 @@ use serde_json::json;
 use super::{Account, PAUSE_MAX, Shared, Wait};
 use crate::clock::{Clock, Tick};
 use crate::connector::{CallEvidence, NotSent, Payer, Repeat, SendGate, Subject, Verdict};
+use crate::journal::JournalError;
 use crate::liveness::Liveness;
 use crate::operation::{self, Facts, Failure, State, StateName, Verb};
 use crate::store::{Operation, Settled, Settlement};
@@ -173,7 +174,7 @@ impl Shared {
                     self.tell(&settled, &settlement);
                     return Some(settled);
                 }
-                Err(error @ crate::journal::JournalError::Unavailable(_)) => {
+                Err(error @ (JournalError::Unavailable(_) | JournalError::Unreachable(_))) => {
                     tracing::debug!(
                         error = &error as &dyn std::error::Error,
                         payment.operation.id = %settlement.operation,

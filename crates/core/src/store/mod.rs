@@ -144,7 +144,10 @@ pub trait Store: Send + Sync + fmt::Debug {
 /// Why the ledger did not do as asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Not reachable, or the answer was lost: a write may or may not have happened. Ask again.
+    /// No connection to be had: nothing was asked, and nothing was written.
+    #[error("the ledger cannot be reached")]
+    Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It was asked, and the answer was lost: a write may or may not have happened. Ask again.
     #[error("the ledger did not answer")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Deadlock, serialization or lock time-out: nothing was written, and it can be tried again at once.
@@ -156,6 +159,16 @@ pub enum StoreError {
     /// A row that this release does not understand.
     #[error("the ledger holds a row that cannot be read: {0}")]
     Corrupt(String),
+}
+
+impl StoreError {
+    /// The same for a whole of which a part was asked already: that part may be written.
+    pub(crate) fn after_another(self) -> Self {
+        match self {
+            Self::Unreachable(error) => Self::Unavailable(error),
+            other => other,
+        }
+    }
 }
 
 /// Everything commit 1 writes.

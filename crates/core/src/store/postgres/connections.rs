@@ -125,11 +125,14 @@ impl Lane {
     }
 
     /// A connection for one piece of work.
+    ///
+    /// # Errors
+    /// `Unreachable`.
     pub(super) async fn lease(&self) -> Result<Lease<'_>, StoreError> {
         let permit = timeout(self.acquire_timeout, self.permits.acquire())
             .await
-            .map_err(|elapsed| StoreError::Unavailable(Box::new(elapsed)))?
-            .map_err(|closed| StoreError::Unavailable(Box::new(closed)))?;
+            .map_err(|elapsed| StoreError::Unreachable(Box::new(elapsed)))?
+            .map_err(|closed| StoreError::Unreachable(Box::new(closed)))?;
         let lease = |Idle {
                          connection, opened, ..
                      }| Lease {
@@ -157,8 +160,8 @@ impl Lane {
             PgConnection::connect_with(&self.options),
         )
         .await
-        .map_err(|elapsed| StoreError::Unavailable(Box::new(elapsed)))?
-        .map_err(|error| StoreError::Unavailable(Box::new(error)))?;
+        .map_err(|elapsed| StoreError::Unreachable(Box::new(elapsed)))?
+        .map_err(|error| StoreError::Unreachable(Box::new(error)))?;
         Ok(lease(Idle {
             connection,
             since: Instant::now(),

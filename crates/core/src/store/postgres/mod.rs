@@ -99,7 +99,8 @@ impl Store for PostgresStore {
         let mut answers: Vec<Option<Recorded>> = intents.iter().map(|_| None).collect();
         let (plain, mut careful): (Vec<usize>, Vec<usize>) =
             (0..intents.len()).partition(|&i| is_plain(&intents[i]));
-        if !plain.is_empty() {
+        let plain_were_asked = !plain.is_empty();
+        if plain_were_asked {
             let batch: Vec<&Arc<Intent>> = plain.iter().map(|&i| &intents[i]).collect();
             let mut lease = self.journal.lease().await?;
             let limit = lease.limit();
@@ -117,6 +118,11 @@ impl Store for PostgresStore {
                 careful.iter().map(|&i| Arc::clone(&intents[i])).collect();
             let recorded: Result<Vec<Recorded>, StoreError> =
                 in_transaction!(self.journal, |tx| transaction::record(&mut tx, &batch));
+            let recorded = if plain_were_asked {
+                recorded.map_err(StoreError::after_another)
+            } else {
+                recorded
+            };
             for (i, answer) in careful.into_iter().zip(recorded?) {
                 answers[i] = Some(answer);
             }
@@ -141,7 +147,8 @@ impl Store for PostgresStore {
         if !raced.is_empty() {
             let answers: Result<Vec<Settled>, StoreError> =
                 in_transaction!(self.journal, |tx| transaction::settle(&mut tx, &raced));
-            settled.extend(raced.iter().map(|s| s.operation).zip(answers?));
+            let answers = answers.map_err(StoreError::after_another)?;
+            settled.extend(raced.iter().map(|s| s.operation).zip(answers));
         }
         Ok(settlements
             .iter()
