@@ -41,6 +41,8 @@ pub struct Metrics {
     pub settled: Family<OutcomeLabels, Counter>,
     pub upstream: Family<VerbLabels, Histogram, fn() -> Histogram>,
     pub stale_settlements: Counter,
+    /// Callers who wait for the end of an operation, whoever works on it.
+    pub waiting_callers: Gauge<i64, AtomicI64>,
     pub adopted: Counter,
     pub checks: Counter,
     pub batch_size: Histogram,
@@ -56,6 +58,7 @@ impl Default for Metrics {
             settled: Family::default(),
             upstream: Family::new_with_constructor(upstream_buckets as fn() -> Histogram),
             stale_settlements: Counter::default(),
+            waiting_callers: Gauge::default(),
             adopted: Counter::default(),
             checks: Counter::default(),
             batch_size: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]),
@@ -91,6 +94,11 @@ impl Metrics {
             "payment_stale_settlements",
             "Settlements that came too late and were kept as evidence",
             self.stale_settlements.clone(),
+        );
+        registry.register(
+            "payment_waiting_callers",
+            "Callers who wait for the end of an operation",
+            self.waiting_callers.clone(),
         );
         registry.register(
             "payment_adopted",
@@ -144,6 +152,12 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
+    /// One more caller waits, until the guard is dropped.
+    pub(crate) fn waiting(&self) -> Waiting {
+        self.waiting_callers.inc();
+        Waiting(self.waiting_callers.clone())
+    }
+
     /// Replaces the gauges: what is no longer at risk must not stay shown.
     pub fn at_risk(&self, open: &[AtRisk]) {
         self.at_risk.clear();
@@ -159,6 +173,16 @@ impl Metrics {
                 .get_or_create(&labels)
                 .set(row.operations);
         }
+    }
+}
+
+/// A caller who waits.
+#[derive(Debug)]
+pub(crate) struct Waiting(Gauge<i64, AtomicI64>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

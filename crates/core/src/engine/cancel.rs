@@ -55,7 +55,7 @@ impl Engine {
             }
         };
         // Committed: if the send is under way here and no byte has left, none will.
-        shared.note_cancelled(operation.id);
+        shared.note_cancelled(&operation);
         shared.resolver_wake.notify_one();
         match shared.cancellation(operation).await {
             Ok(cancellation) => CancelOutcome::Recorded(Box::new(cancellation)),

@@ -1,6 +1,7 @@
 //! A new payment, or a card check: admit, record, send, answer.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -154,12 +155,14 @@ impl Shared {
         begun: oneshot::Sender<Begun>,
     ) {
         let mut begun = Some(begun);
+        let cancel = self.cancel_flag(&intent.client, &intent.key);
         let Some(recorded) = self.record_surely(&intent, &mut begun).await else {
             return;
         };
         match recorded {
             Recorded::New(operation) => {
-                self.send_new(&account, *operation, Some(payer), wait, begun)
+                let cancelled = Some(&*cancel.flag);
+                self.send_new(&account, *operation, Some(payer), wait, begun, cancelled)
                     .await;
             }
             other => {
@@ -179,11 +182,12 @@ impl Shared {
         payer: Option<Payer>,
         wait: Wait,
         begun: Option<oneshot::Sender<Begun>>,
+        cancelled: Option<&AtomicBool>,
     ) {
-        let at_work = self.waiters.at_work(operation.id);
+        let at_work = self.waiters.at_work(&operation);
         if let Some(begun) = begun {
             let _ = begun.send(Begun::Running(Box::new(operation.clone())));
-            self.send(account, operation, payer, wait).await;
+            self.send(account, operation, payer, wait, cancelled).await;
         } else {
             // Nothing may be sent in its name any more: the key is given back.
             let to = State::NotSent {

@@ -248,7 +248,8 @@ impl Shared {
             match recorded {
                 Recorded::New(operation) => {
                     let begun = begun.take();
-                    self.send_new(account, *operation, None, wait, begun).await;
+                    self.send_new(account, *operation, None, wait, begun, None)
+                        .await;
                     return Ok(());
                 }
                 Recorded::Stale => {}

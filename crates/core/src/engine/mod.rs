@@ -32,7 +32,7 @@ use crate::clock::{Clock, Tick};
 use crate::connector::{Connector, Fault, NotSent};
 use crate::idempotency::FingerprintKeys;
 use crate::journal::{Journal, JournalError, JournalOptions};
-use crate::key::{AccountName, OperationId, PaymentId, ReplicaId};
+use crate::key::{AccountName, Client, IdempotencyKey, OperationId, PaymentId, ReplicaId};
 use crate::liveness::{Liveness, LivenessOptions};
 use crate::lock::Lock;
 use crate::metrics::Metrics;
@@ -130,8 +130,8 @@ pub(crate) struct Shared {
     pub(crate) options: EngineOptions,
     pub(crate) resolver_wake: tokio::sync::Notify,
     draining: AtomicBool,
-    /// Cancellations that this process knows of, for sends under way here.
-    cancelled: Mutex<HashMap<OperationId, Arc<AtomicBool>>>,
+    /// Creates under way here, by their key, with how many tasks there are of each: set by a cancellation.
+    cancelled: Mutex<CancelFlags>,
 }
 
 impl fmt::Debug for Engine {
@@ -367,24 +367,29 @@ impl Shared {
         uuid::Builder::from_random_bytes(rand::random()).into_uuid()
     }
 
-    /// The flag of a send under way: set by a cancellation that this process commits, read right before the first byte.
-    fn cancel_flag(&self, operation: OperationId) -> CancelFlag<'_> {
-        let flag = Arc::default();
-        self.cancelled().insert(operation, Arc::clone(&flag));
+    /// The flag of a create under way: set by a cancellation that this process commits, read right before the first byte.
+    /// Raised before the record is written: a cancellation may follow that before its acknowledgement is heard here.
+    fn cancel_flag(&self, client: &Client, key: &IdempotencyKey) -> CancelFlag<'_> {
+        let of = (client.clone(), key.clone());
+        let mut cancelled = self.cancelled();
+        let (flag, tasks) = cancelled.entry(of.clone()).or_default();
+        *tasks += 1;
         CancelFlag {
             shared: self,
-            operation,
-            flag,
+            of,
+            flag: Arc::clone(flag),
         }
     }
 
-    fn note_cancelled(&self, operation: OperationId) {
-        if let Some(flag) = self.cancelled().get(&operation) {
+    fn note_cancelled(&self, operation: &Operation) {
+        let of = (operation.client.clone(), operation.key.clone());
+        if let Some((flag, _)) = self.cancelled().get(&of) {
             flag.store(true, Ordering::SeqCst);
         }
     }
 
-    fn cancelled(&self) -> MutexGuard<'_, HashMap<OperationId, Arc<AtomicBool>>> {
+    fn cancelled(&self) -> MutexGuard<'_, CancelFlags> {
+        // Nothing panics between two changes that belong together.
         self.cancelled
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -465,7 +470,8 @@ impl Shared {
             return operation;
         }
         let id = operation.id;
-        let mut ended = self.waiters.subscribe(id);
+        let mut ended = self.waiters.subscribe(&operation);
+        let _waiting = self.metrics.waiting();
         let wait = async {
             ended
                 .wait_for(Option::is_some)
@@ -490,16 +496,24 @@ pub(crate) fn has_answer(operation: &Operation) -> bool {
     operation.state.is_final() || matches!(operation.state.name(), NotSent | Parked)
 }
 
-/// Registered for as long as a send is under way.
+type CancelFlags = HashMap<(Client, IdempotencyKey), (Arc<AtomicBool>, usize)>;
+
+/// Registered for as long as a create is under way.
 struct CancelFlag<'a> {
     shared: &'a Shared,
-    operation: OperationId,
+    of: (Client, IdempotencyKey),
     flag: Arc<AtomicBool>,
 }
 
 impl Drop for CancelFlag<'_> {
     fn drop(&mut self) {
-        self.shared.cancelled().remove(&self.operation);
+        let mut cancelled = self.shared.cancelled();
+        if let Some((_, tasks)) = cancelled.get_mut(&self.of) {
+            *tasks -= 1;
+            if *tasks == 0 {
+                cancelled.remove(&self.of);
+            }
+        }
     }
 }
 

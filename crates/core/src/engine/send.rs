@@ -108,14 +108,14 @@ impl Shared {
         mut operation: Operation,
         payer: Option<Payer>,
         wait: Wait,
+        cancelled: Option<&AtomicBool>,
     ) {
-        let cancel = self.cancel_flag(operation.id);
         let gate = Gate {
             liveness: &self.liveness,
             clock: &*self.clock,
             since: wait.since,
             send_by: wait.send_by,
-            cancelled: Some(&cancel.flag),
+            cancelled,
         };
         let started = tokio::time::Instant::now();
         let connector = &account.connector;

@@ -23,6 +23,8 @@ struct Entry {
     ended: watch::Sender<Option<Arc<Operation>>>,
     /// Tasks of this process that will publish the end. While there is one, the ledger need not be asked.
     tasks: u32,
+    /// The newest claim of the key that anybody here has seen. What an earlier one came to is no answer to it.
+    attempt: u32,
 }
 
 /// Kept by the task that works on an operation. When it ends without an outcome, the ledger is asked instead.
@@ -33,30 +35,26 @@ pub struct AtWork {
 }
 
 impl Waiters {
-    /// Waits for `operation`. The receiver may be dropped at any time.
-    pub(super) fn subscribe(&self, operation: OperationId) -> Ended {
-        self.entries()
-            .entry(operation)
-            .or_insert_with(Entry::new)
-            .ended
-            .subscribe()
+    /// Waits for the end of `operation`, in this attempt or a later one. The receiver may be dropped at any time.
+    pub(super) fn subscribe(&self, operation: &Operation) -> Ended {
+        let mut entries = self.entries();
+        Entry::of(&mut entries, operation).ended.subscribe()
     }
 
     /// This process works on it.
-    pub fn at_work(self: &Arc<Self>, operation: OperationId) -> AtWork {
-        self.entries()
-            .entry(operation)
-            .or_insert_with(Entry::new)
-            .tasks += 1;
+    pub fn at_work(self: &Arc<Self>, operation: &Operation) -> AtWork {
+        Entry::of(&mut self.entries(), operation).tasks += 1;
         AtWork {
             waiters: Arc::clone(self),
-            operation,
+            operation: operation.id,
         }
     }
 
     /// Tells everybody here who waits for it.
     pub fn publish(&self, operation: &Arc<Operation>) {
-        if let Some(entry) = self.entries().get(&operation.id) {
+        if let Some(entry) = self.entries().get(&operation.id)
+            && operation.attempt >= entry.attempt
+        {
             entry.ended.send_replace(Some(Arc::clone(operation)));
         }
     }
@@ -83,11 +81,17 @@ impl Waiters {
 }
 
 impl Entry {
-    fn new() -> Self {
-        Self {
+    fn of<'a>(entries: &'a mut HashMap<OperationId, Self>, operation: &Operation) -> &'a mut Self {
+        let entry = entries.entry(operation.id).or_insert_with(|| Self {
             ended: watch::channel(None).0,
             tasks: 0,
+            attempt: operation.attempt,
+        });
+        if operation.attempt > entry.attempt {
+            entry.attempt = operation.attempt;
+            entry.ended.send_replace(None);
         }
+        entry
     }
 }
 
