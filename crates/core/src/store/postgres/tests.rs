@@ -297,7 +297,7 @@ async fn a_ledger_that_goes_away_comes_back() {
     let nowhere = PostgresStore::new(&nowhere).expect("a URL");
     let unreachable = nowhere.ping().await;
     assert!(
-        matches!(unreachable, Err(StoreError::Unavailable(_))),
+        matches!(unreachable, Err(StoreError::Unreachable(_))),
         "{unreachable:?}"
     );
     ledger.end().await;
