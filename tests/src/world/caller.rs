@@ -4,6 +4,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 /// Longer than any wait the gateway allows: a caller that hears nothing is a failed test, not a hung one.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -127,6 +129,36 @@ impl Caller {
             request = request.header(*name, *value);
         }
         read(request.send().await?).await
+    }
+
+    /// Sends a POST over a connection of its own and reads nothing: dropping the stream is hanging up.
+    pub async fn post_without_listening(&self, path: &str, key: &str, body: &Value) -> TcpStream {
+        let body = body.to_string();
+        let host = self.url.trim_start_matches("http://");
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
+             idempotency-key: {key}\r\ncontent-length: {}\r\n\r\n",
+            self.token,
+            body.len()
+        );
+        let mut stream = TcpStream::connect(host).await.expect("a gateway");
+        stream
+            .write_all(format!("{head}{body}").as_bytes())
+            .await
+            .expect("a gateway that reads");
+        stream
+    }
+
+    /// The sum of a metric over its labels; zero where it is not shown.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").await;
+        let text = String::from_utf8_lossy(&text.bytes).into_owned();
+        let value = |line: &str| {
+            let rest = line.strip_prefix(name)?;
+            let rest = rest.starts_with(['{', ' ']).then_some(rest)?;
+            rest.rsplit(' ').next()?.parse::<f64>().ok()
+        };
+        text.lines().filter_map(value).sum()
     }
 
     pub async fn get(&self, path: &str) -> Reply {

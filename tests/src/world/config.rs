@@ -19,6 +19,8 @@ pub struct WorldConfig {
     pub connect_timeout: String,
     pub wait_max: String,
     pub horizon: String,
+    /// How often the resolver looks for work.
+    pub scan_every: String,
     pub permits_max: usize,
     pub connections_per_host: usize,
     pub trust_429: bool,
@@ -45,6 +47,7 @@ impl WorldConfig {
             connect_timeout: "500ms".to_owned(),
             wait_max: "4s".to_owned(),
             horizon: "6s".to_owned(),
+            scan_every: "100ms".to_owned(),
             permits_max: 10_000,
             connections_per_host: 64,
             trust_429: false,
@@ -90,6 +93,7 @@ impl WorldConfig {
             connect_timeout,
             wait_max,
             horizon,
+            scan_every,
             ..
         } = self;
         let (ledger, ledger_password) = split_password(ledger_url);
@@ -141,7 +145,7 @@ permits_per_client_max = {permits_max}
 [resolver]
 schedule = ["200ms", "500ms", "1s", "2s", "4s"]
 repeat_every = "1s"
-scan_every = "100ms"
+scan_every = "{scan_every}"
 
 [accounts.acme-us]
 upstream = "connexpay"

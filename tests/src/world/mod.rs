@@ -3,8 +3,10 @@
 //! Spans are scaled: the upstream times out after one second, callers wait at most four, nothing can arrive after six, and
 //! unknown outcomes are checked from 200 ms on.
 
+mod around;
 mod caller;
 mod config;
+mod records;
 mod truth;
 
 use std::path::Path;
@@ -18,8 +20,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub use around::{Around, Hook, Turnstile};
 pub use caller::{Caller, Reply, amount, card, claims, sale};
 pub use config::WorldConfig;
+pub use records::Records;
 pub use truth::Tolerance;
 
 use crate::simulators::{Options, Simulators};
@@ -162,6 +166,11 @@ impl World {
 
     fn write_config(&self, port: u16) -> String {
         self.config.write(port, &self.key, self.folder.path())
+    }
+
+    /// The records of the client `shop`, read where this configuration says.
+    pub async fn records(&self) -> Records {
+        Records::new(self.store().await)
     }
 
     /// A caller of the client `shop`, with every scope.
