@@ -1,0 +1,202 @@
+//! Redis and Postgres that go away under load, and come back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use sandbox::simulators::connexpay::{EntryKind, verb};
+use sandbox::simulators::{Moment, Selector};
+use sandbox::stack::{Databases, PostgresServer, eventually};
+use sandbox::world::{Caller, Reply, World, migrate, sale};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+const ENOUGH: Duration = Duration::from_secs(60);
+
+/// Pays and follows up until told to end: whatever is not a success is in `failures`.
+#[derive(Clone, Default)]
+struct Load {
+    over: Arc<AtomicBool>,
+    rounds: Arc<AtomicUsize>,
+}
+
+impl Load {
+    /// One authorization, and its capture and a second one at once, which queue for the payment; then a void of another.
+    async fn rounds(self, lane: usize, caller: Caller) -> Vec<String> {
+        let mut failures = Vec::new();
+        let mut check = |what: &str, reply: &Reply, allowed: &[u16]| {
+            if !allowed.contains(&reply.status) {
+                failures.push(format!("{what}: {} {}", reply.status, reply.body));
+            }
+        };
+        let mut round = 0;
+        while !self.over.load(Ordering::SeqCst) {
+            let key = |what: &str| format!("{what}-{lane}-{round}");
+            let sold = caller.pay(&key("sale"), &sale(10_00)).await;
+            check("sale", &sold, &[201]);
+            let held = caller.authorize(&key("hold"), 20_00).await;
+            check("authorization", &held, &[201]);
+            if held.status == 201 && sold.status == 201 {
+                let (held, sold) = (held.payment(), sold.payment());
+                let (one, two, void) = (key("capture"), key("other-capture"), key("void"));
+                let (one, two, void) = tokio::join!(
+                    caller.capture(&one, &held, 20_00),
+                    caller.capture(&two, &held, 20_00),
+                    caller.void(&void, &sold),
+                );
+                check("void", &void, &[201]);
+                let mut captures = [one, two];
+                captures.sort_by_key(|reply| reply.status);
+                check("capture", &captures[0], &[201]);
+                check("second capture", &captures[1], &[422]);
+            }
+            self.rounds.fetch_add(1, Ordering::SeqCst);
+            round += 1;
+        }
+        failures
+    }
+
+    async fn until_rounds(&self, more: usize) {
+        let until = self.rounds.load(Ordering::SeqCst) + more;
+        let reached = eventually(ENOUGH, "the load to go on", async || {
+            (self.rounds.load(Ordering::SeqCst) >= until).then_some(())
+        });
+        reached.await.expect("a load that goes on");
+    }
+}
+
+/// Redis only saves work: flushed, and then stopped, under payments and follow-ups, it fails none of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_payment_fails_when_redis_forgets_and_when_it_stops() {
+    let mut world = World::new().await.with_own_redis().await;
+    let (first, second) = (world.gateway().await, world.gateway().await);
+    let load = Load::default();
+    let mut lanes = JoinSet::new();
+    for lane in 0..6 {
+        let url = if lane % 2 == 0 {
+            &first.url
+        } else {
+            &second.url
+        };
+        lanes.spawn(load.clone().rounds(lane, world.caller(url)));
+    }
+    load.until_rounds(12).await;
+    let redis = world.redis.as_mut().expect("a Redis of its own");
+    redis.flush().await.expect("flushed");
+    load.until_rounds(12).await;
+    redis.stop().expect("stopped");
+    load.until_rounds(18).await;
+    let shop = world.caller(&first.url);
+    let ready = shop.get("/readyz").await.expect(200);
+    assert_eq!(ready.body["lock"], false, "{}", ready.body);
+    load.over.store(true, Ordering::SeqCst);
+    let failures: Vec<String> = lanes.join_all().await.into_iter().flatten().collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    world.settle_and_audit(ENOUGH).await;
+}
+
+/// How long the ledger is away.
+const OUTAGE: Duration = Duration::from_secs(20);
+/// Sales that the processor has and has not answered when the ledger goes away.
+const HELD: usize = 20;
+
+/// With Postgres away new payments get `503`, running ones `504`; once it is back every operation ends, ledger and books agree,
+/// and no sale whose answer a live replica held meanwhile is reversed.
+#[tokio::test(flavor = "multi_thread")]
+async fn payments_survive_a_ledger_that_is_away_for_twenty_seconds() {
+    let mut postgres = PostgresServer::start_new().await.expect("a Postgres");
+    let databases = Databases::at(&postgres.admin_url(), migrate).await;
+    let database = databases.expect("a template").create().await;
+    let mut world = World::new().await;
+    world.database = Some(database.expect("a database"));
+    world.config.ledger_url = world.database.as_ref().expect("just made").url().to_owned();
+    world.config.upstream_timeout = "4s".to_owned();
+    world.config.wait_max = "5s".to_owned();
+    world.config.horizon = "10s".to_owned();
+    let (first, second) = (world.gateway().await, world.gateway().await);
+    let callers = [world.caller(&first.url), world.caller(&second.url)];
+    callers[0].pay("control", &sale(1_00)).await.expect(201);
+
+    let connexpay = world.simulators.connexpay();
+    let gate = connexpay.hold(
+        Moment::AfterCommit,
+        Selector::verb(verb::SALE).amount(20_00),
+    );
+    let mut held = JoinSet::new();
+    for number in 0..HELD {
+        let caller = callers[number % 2].clone();
+        held.spawn(async move { caller.pay(&format!("held-{number}"), &sale(20_00)).await });
+    }
+    // Payments come all the time: the ledger goes away in the middle of some.
+    let over = Arc::new(AtomicBool::new(false));
+    let mut load = JoinSet::new();
+    for lane in 0..4 {
+        let (caller, over) = (callers[lane % 2].clone(), Arc::clone(&over));
+        load.spawn(async move {
+            let mut seen = Vec::new();
+            while !over.load(Ordering::SeqCst) {
+                let key = format!("load-{lane}-{}", seen.len());
+                let began = Instant::now();
+                let status = caller.pay(&key, &sale(10_00)).await.status;
+                seen.push((key, began, status));
+                if status == 503 {
+                    // As a caller that heeds Retry-After, in small.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+            seen
+        });
+    }
+    gate.reached(HELD).await.expect("all of them sent");
+
+    postgres.stop_immediate().await.expect("stopped");
+    let stopped = Instant::now();
+    gate.release(); // The answers arrive, and there is nowhere to write them.
+    for reply in held.join_all().await {
+        assert_eq!(reply.status, 504, "a running one: {}", reply.body);
+        assert_eq!(reply.body["money_moved"], "unknown");
+    }
+    tokio::time::sleep_until(stopped + OUTAGE).await;
+    let down_until = Instant::now();
+    postgres.start().await.expect("back");
+    over.store(true, Ordering::SeqCst);
+
+    let mut keys: Vec<String> = (0..HELD).map(|number| format!("held-{number}")).collect();
+    let mut refused = 0;
+    for (key, began, status) in load.join_all().await.into_iter().flatten() {
+        if began > stopped && began + Duration::from_secs(1) < down_until {
+            assert_eq!(status, 503, "a new one: {key}");
+            refused += 1;
+        }
+        assert!([201, 503, 504].contains(&status), "{key}: {status}");
+        keys.push(key);
+    }
+    assert!(refused > 0, "payments came while the ledger was away");
+
+    let repeats = keys.into_iter().enumerate().map(|(number, key)| {
+        let caller = &callers[number % 2];
+        let minor = if key.starts_with("held") {
+            20_00
+        } else {
+            10_00
+        };
+        async move {
+            let reply = caller.until_final("/v1/payments", &key, &sale(minor)).await;
+            (key, reply)
+        }
+    });
+    for (key, reply) in join_all(repeats).await {
+        if key.starts_with("held") {
+            assert_eq!(reply.status, 201, "its answer was held: {}", reply.body);
+        }
+        assert!(matches!(reply.status, 201 | 402), "{key}: {}", reply.body);
+    }
+    world.settle_and_audit(ENOUGH).await;
+    let books = world.simulators.connexpay().books();
+    for entry in books.of(EntryKind::Sale) {
+        if entry.amount == 20_00 {
+            assert_eq!(entry.effective, 20_00, "reversed: {entry:?}");
+        }
+    }
+}
