@@ -60,18 +60,7 @@ impl Engine {
             Ok(None) => return shared.no_payment(&request).await,
             Err(_) => return Outcome::Refused(Refusal::LedgerUnavailable { asked: false }),
         };
-        let amount = match request.amount {
-            Some(amount) if amount.currency() != payment.currency => {
-                let code = payment.currency.code();
-                return Outcome::Refused(Refusal::Invalid(vec![Fault {
-                    pointer: "/amount/currency".to_owned(),
-                    code: "currency-mismatch",
-                    detail: format!("the payment is in {code}"),
-                }]));
-            }
-            Some(amount) => amount,
-            None => whole(&payment),
-        };
+        let amount = request.amount.unwrap_or_else(|| whole(&payment));
         if let Err(detail) = (request.permission)(&payment.account, amount) {
             return Outcome::Refused(Refusal::Forbidden { detail });
         }
@@ -94,6 +83,14 @@ impl Engine {
             }
             Ok(_) => {}
             Err(_) => return Outcome::Refused(Refusal::LedgerUnavailable { asked: false }),
+        }
+        if amount.currency() != payment.currency {
+            let code = payment.currency.code();
+            return Outcome::Refused(Refusal::Invalid(vec![Fault {
+                pointer: "/amount/currency".to_owned(),
+                code: "currency-mismatch",
+                detail: format!("the payment is in {code}"),
+            }]));
         }
         let Some(account) = account else {
             return Outcome::Refused(Refusal::UnknownAccount);
@@ -206,6 +203,10 @@ impl Shared {
                 Ok(None) => return Err(Refusal::NoPayment),
                 Err(_) => return Err(Refusal::LedgerUnavailable { asked: false }),
             };
+            if is_undecided(&payment) {
+                self.wait_for_turn(wait, payment.busy_with).await?;
+                continue;
+            }
             let want = wanted(&payment, intent.verb, intent.amount, capabilities)?;
             if is_busy(&payment, want) {
                 self.wait_for_turn(wait, payment.busy_with).await?;
@@ -326,6 +327,14 @@ fn refuse(begun: &mut Option<oneshot::Sender<Begun>>, refusal: Refusal) {
     if let Some(begun) = begun.take() {
         let _ = begun.send(Begun::Refused(refusal));
     }
+}
+
+/// Its create is still open: what it allows is not known yet.
+fn is_undecided(payment: &Payment) -> bool {
+    matches!(
+        payment.status,
+        PaymentStatus::Pending | PaymentStatus::Unknown
+    )
 }
 
 /// What the verb takes of the payment, or why it cannot. Settled amounts decide; what is merely reserved is waited for.
