@@ -38,7 +38,7 @@ async fn recorded(app: &App, answered: Answered) -> Response {
         payment_status,
     } = answered;
     let mut response = if operation.cancel_requested_at.is_some() {
-        cancelled(app, (*operation).clone()).await
+        cancelled(app, (*operation).clone()).await.into_response()
     } else if is_past_retention(app, &operation) {
         in_short(&operation)
     } else {
@@ -61,7 +61,7 @@ async fn recorded(app: &App, answered: Answered) -> Response {
 }
 
 /// The body of an approval, or the problem that tells how else it stands.
-pub fn by_state(operation: &Operation) -> Result<Response, Problem> {
+fn by_state(operation: &Operation) -> Result<Response, Problem> {
     let id = operation.id.to_string();
     Err(match &operation.state {
         State::Approved { .. } if operation.verb == Verb::Verify => {
@@ -280,29 +280,39 @@ fn forbidden(reason: String) -> Problem {
     Problem::new(Kind::Forbidden, detail).member("reason", reason)
 }
 
-/// The one answer to a cancelled key, with how far the undoing is.
-async fn cancelled(app: &App, operation: Operation) -> Response {
-    let id = operation.id.to_string();
-    match app.engine.cancellation(operation).await {
-        Ok(cancellation) => {
-            let money_moved = match (cancellation.progress, cancellation.reversal.is_some()) {
-                (CancelProgress::Done, true) => MoneyMoved::Returned,
-                (CancelProgress::Done, false) => MoneyMoved::No,
-                _ => MoneyMoved::Unknown,
-            };
-            Problem::new(
-                Kind::Cancelled,
-                "this key was cancelled and will not be executed",
-            )
-            .operation(&id)
-            .money_moved(money_moved)
-            .member("reversal", progress_name(cancellation.progress))
-        }
-        Err(_) => {
-            Problem::new(Kind::LedgerUnavailable, "the ledger did not answer").retry_after(SOON)
-        }
+/// What a POST with the key of an operation is answered with: the status, and what it says of the money.
+pub async fn in_brief(app: &App, operation: &Operation) -> (StatusCode, &'static str) {
+    if operation.cancel_requested_at.is_some() {
+        let problem = cancelled(app, operation.clone()).await;
+        return (problem.status(), problem.money_moved_name());
     }
-    .into_response()
+    let (status, money_moved) = match by_state(operation) {
+        Ok(response) => (response.status(), "yes"),
+        Err(problem) => (problem.status(), problem.money_moved_name()),
+    };
+    let in_short = is_past_retention(app, operation);
+    (if in_short { StatusCode::OK } else { status }, money_moved)
+}
+
+/// The one answer to a cancelled key, with how far the undoing is.
+async fn cancelled(app: &App, operation: Operation) -> Problem {
+    let id = operation.id.to_string();
+    let Ok(cancellation) = app.engine.cancellation(operation).await else {
+        return Problem::new(Kind::LedgerUnavailable, "the ledger did not answer")
+            .retry_after(SOON);
+    };
+    let money_moved = match (cancellation.progress, cancellation.reversal.is_some()) {
+        (CancelProgress::Done, true) => MoneyMoved::Returned,
+        (CancelProgress::Done, false) => MoneyMoved::No,
+        _ => MoneyMoved::Unknown,
+    };
+    Problem::new(
+        Kind::Cancelled,
+        "this key was cancelled and will not be executed",
+    )
+    .operation(&id)
+    .money_moved(money_moved)
+    .member("reversal", progress_name(cancellation.progress))
 }
 
 /// The answer to a cancellation itself.

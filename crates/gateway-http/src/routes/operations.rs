@@ -9,7 +9,7 @@ use gateway_core::operation::StateName;
 use gateway_core::store::Operation;
 use http::HeaderMap;
 
-use super::answer::by_state;
+use super::answer::in_brief;
 use super::documents::{AnswerSummary, EventDocument, OperationDetail, OperationDocument, outcome};
 use super::payments::unreadable;
 use crate::app::App;
@@ -99,14 +99,7 @@ async fn detail(app: &App, operation: Operation) -> Result<Response, Problem> {
         .timeline(operation.id)
         .await
         .map_err(unreadable)?;
-    let (status, money_moved) = if operation.cancel_requested_at.is_some() {
-        (410, "unknown")
-    } else {
-        match by_state(&operation) {
-            Ok(response) => (response.status().as_u16(), "yes"),
-            Err(problem) => (problem.status().as_u16(), problem.money_moved_name()),
-        }
-    };
+    let (status, money_moved) = in_brief(app, &operation).await;
     let is_final = operation.state.is_final();
     let open = !is_final && operation.state.name() != StateName::NotSent;
     let document = OperationDetail {
@@ -126,7 +119,7 @@ async fn detail(app: &App, operation: Operation) -> Result<Response, Problem> {
             .cancel_requested_at
             .map(gateway_core::clock::Timestamp::rfc3339),
         answer: AnswerSummary {
-            status,
+            status: status.as_u16(),
             money_moved,
             r#final: is_final,
         },
