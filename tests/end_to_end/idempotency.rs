@@ -234,6 +234,12 @@ async fn a_follow_up_is_repeated_like_a_charge(world: World) {
     for refused in others {
         assert_eq!(refused.expect(422).problem(), "idempotency-key-reused");
     }
+    // Even where the payment alone would tell that the request is wrong: its money did move.
+    let euros = json!({"amount": {"value": 100_00, "currency": "EUR"}});
+    let refused = shop
+        .post(&format!("/v1/payments/{paid}/refunds"), "k-4", &euros)
+        .await;
+    assert_eq!(refused.expect(422).problem(), "idempotency-key-reused");
     let connexpay = world.simulators.connexpay();
     for (verb, count) in [
         (verb::RETURN, 1),
@@ -477,6 +483,11 @@ async fn after_the_retention_a_key_tells_its_outcome_in_short(mut world: World) 
         "operation": first.operation(), "payment": first.payment(), "verb": "sale", "state": "approved",
     });
     assert_eq!(short.body, wanted);
+    let looked_up = shop.operation("k-1").await.expect(200);
+    assert_eq!(
+        looked_up.body["answer"],
+        json!({"status": 200, "money_moved": "yes", "final": true})
+    );
     let short = shop.pay("k-2", &sale(6600_01)).await.expect(200);
     assert_eq!(short.body["operation"], declined.operation());
     assert_eq!(short.body["state"], "declined");

@@ -24,6 +24,8 @@ mod operations;
 mod outages;
 mod payments;
 mod pool;
+mod rates;
 mod settlement;
 mod simulator_kill;
 mod tokens;
+mod waits;

@@ -1,0 +1,158 @@
+//! Waiting: for a payment that another operation holds, and for an answer that takes longer than the caller stays.
+
+use std::time::Duration;
+
+use sandbox::simulators::connexpay::verb;
+use sandbox::simulators::{Moment, Selector};
+use sandbox::stack::{eventually, reserve_port};
+use sandbox::world::{Caller, Reply, Running, World, amount, sale};
+use serde_json::json;
+use tokio::task::JoinHandle;
+
+/// A follow-up that finds its payment busy waits its turn, with or without Redis. Past its wait it is told so, nothing is
+/// recorded, and the same key may come again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follow_up_waits_for_the_one_before_it() {
+    for with_redis in [true, false] {
+        let mut world = slow_world().await;
+        if !with_redis {
+            let nobody = reserve_port().expect("a port");
+            world.config.lock_url = format!("redis://127.0.0.1:{nobody}");
+        }
+        let gateway = world.gateway().await;
+        let shop = world.caller(&gateway.url);
+        let paid = shop.pay("k-1", &sale(100_00)).await.expect(201).payment();
+        let connexpay = world.simulators.connexpay();
+        connexpay.settle().expect("settled");
+        let path = format!("/v1/payments/{paid}/refunds");
+        let gate = connexpay.hold(Moment::AfterCommit, Selector::verb(verb::RETURN));
+        let first = spawn(&shop, &path, "k-2", 30_00);
+        gate.reached(1).await.expect("sent");
+        let second = spawn(&shop, &path, "k-3", 30_00);
+        under_way(&gateway, 2).await;
+        let third = shop.post_waiting(&path, "k-4", &amount(30_00), "0.3").await;
+        let third = third.expect(409);
+        assert_eq!(third.problem(), "payment-busy", "Redis: {with_redis}");
+        assert_eq!(
+            (&third.body["retry"], &third.body["money_moved"]),
+            (&json!("same-key"), &json!("no"))
+        );
+        assert!(third.headers.contains_key("retry-after"));
+        shop.operation("k-4").await.expect(404);
+        assert_eq!(connexpay.request_count_of(verb::RETURN), 1, "one at a time");
+        gate.release();
+        first.await.expect("answered").expect(201);
+        let second = second.await.expect("answered").expect(201);
+        assert_eq!(second.body["refunded"], 60_00);
+        let third = shop.refund("k-4", &paid, 30_00).await.expect(201);
+        assert_eq!(
+            (&third.body["refunded"], third.is_replay()),
+            (&json!(90_00), false)
+        );
+        world.audit().await;
+    }
+}
+
+/// A follow-up that comes while its payment is still being created waits for that, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follow_up_waits_for_the_charge_itself() {
+    let world = slow_world().await;
+    let gateway = world.gateway().await;
+    let shop = world.caller(&gateway.url);
+    let gate = world
+        .simulators
+        .connexpay()
+        .hold(Moment::AfterCommit, Selector::verb(verb::SALE));
+    let charge = {
+        let shop = shop.clone();
+        tokio::spawn(async move { shop.pay("k-1", &sale(100_00)).await })
+    };
+    gate.reached(1).await.expect("sent");
+    let recorded = shop.operation("k-1").await.expect(200);
+    let payment = recorded.body["payment"]
+        .as_str()
+        .expect("a payment")
+        .to_owned();
+    let path = format!("/v1/payments/{payment}/voids");
+    let impatient = shop
+        .post_waiting(&path, "k-2", &json!({}), "0.3")
+        .await
+        .expect(409);
+    assert_eq!(
+        (impatient.problem(), &impatient.body["retry"]),
+        ("payment-busy", &json!("same-key"))
+    );
+    shop.operation("k-2").await.expect(404);
+    let void = {
+        let (shop, payment) = (shop.clone(), payment.clone());
+        tokio::spawn(async move { shop.void("k-2", &payment).await })
+    };
+    under_way(&gateway, 2).await;
+    gate.release();
+    charge.await.expect("answered").expect(201);
+    let void = void.await.expect("answered").expect(201);
+    assert_eq!(void.body["status"], "voided");
+    world.audit().await;
+}
+
+/// `Request-Timeout` ends the wait, never the work: the same key learns the outcome later.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_wait_does_not_end_the_work() {
+    let world = slow_world().await;
+    let gateway = world.gateway().await;
+    let shop = world.caller(&gateway.url);
+    let gate = world
+        .simulators
+        .connexpay()
+        .hold(Moment::AfterCommit, Selector::verb(verb::SALE));
+    let patient = {
+        let shop = shop.clone();
+        tokio::spawn(async move { shop.pay("k-1", &sale(100_00)).await })
+    };
+    gate.reached(1).await.expect("sent");
+    for _ in 0..2 {
+        let left = shop
+            .post_waiting("/v1/payments", "k-1", &sale(100_00), "0.2")
+            .await
+            .expect(504);
+        assert_eq!(left.problem(), "outcome-unknown");
+        assert_eq!(
+            (&left.body["retry"], &left.body["money_moved"]),
+            (&json!("same-key"), &json!("unknown"))
+        );
+        assert!(
+            left.body["resolves_by"].is_string() && left.headers.contains_key("retry-after"),
+            "{}",
+            left.body
+        );
+        assert_eq!(left.operation(), shop.operation("k-1").await.body["id"]);
+    }
+    gate.release();
+    let paid = patient.await.expect("answered").expect(201);
+    let again = shop
+        .post_waiting("/v1/payments", "k-1", &sale(100_00), "0.2")
+        .await
+        .expect(201);
+    assert_eq!(again.bytes, paid.bytes);
+    assert_eq!(world.simulators.connexpay().request_count_of(verb::SALE), 1);
+    world.audit().await;
+}
+
+/// With time to wait, and a processor that may be held.
+async fn slow_world() -> World {
+    let mut world = World::new().await;
+    world.config.spans("5s", "6s", "20s");
+    world
+}
+
+fn spawn(shop: &Caller, path: &str, key: &str, minor: i64) -> JoinHandle<Reply> {
+    let (shop, path, key) = (shop.clone(), path.to_owned(), key.to_owned());
+    tokio::spawn(async move { shop.post(&path, &key, &amount(minor)).await })
+}
+
+async fn under_way(gateway: &Running, count: usize) {
+    let arrived = eventually(Duration::from_secs(10), "requests under way", async || {
+        (gateway.engine.under_way() == count).then_some(())
+    });
+    arrived.await.expect("they came");
+}
