@@ -1,5 +1,6 @@
 //! What is not the product: simulators of the processors, the local stack, end-to-end tests.
 
+pub mod bench;
 pub mod local;
 pub mod simulators;
 pub mod stack;

@@ -1,9 +1,10 @@
-//! Runs the simulators, or the whole local stack.
+//! Runs the simulators, the whole local stack, or the benchmark.
 
 use std::error::Error;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use sandbox::bench::{self, Bench};
 use sandbox::local::{self, Local};
 use sandbox::simulators::command::{self, Simulate};
 
@@ -16,6 +17,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measure the built gateway against what its own ledger can do.
+    Bench(Bench),
     /// Run gateway and simulated processors in one process until Ctrl-C.
     Local(Local),
     /// Serve the simulated processors and their control API until Ctrl-C.
@@ -25,6 +28,7 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let done: Result<(), Box<dyn Error>> = match Arguments::parse().command {
+        Command::Bench(wanted) => bench::run(wanted).await.map_err(Into::into),
         Command::Local(local) => local::run(local).await.map_err(Into::into),
         Command::Simulate(simulate) => command::run(simulate).await.map_err(Into::into),
     };

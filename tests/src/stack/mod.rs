@@ -23,7 +23,7 @@ pub use jwks_server::JwksServer;
 pub use network::reserve_port;
 pub use postgres_server::PostgresServer;
 pub use process::Process;
-pub use programs::{built_binary, database_url, redis_url};
+pub use programs::{built_binary, database_url, postgres_program, redis_url};
 pub use redis_server::RedisServer;
 pub use tcp_proxy::TcpProxy;
 pub use temporary::TempDir;

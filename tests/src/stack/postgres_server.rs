@@ -48,6 +48,11 @@ impl PostgresServer {
         self.port
     }
 
+    /// The process id of the running server, whose children serve connections.
+    pub fn id(&self) -> Option<u32> {
+        self.running.as_ref().map(Process::id)
+    }
+
     pub fn url(&self, database: &str) -> String {
         format!("postgres://{USER}@127.0.0.1:{}/{database}", self.port)
     }

@@ -51,7 +51,7 @@ pub(super) fn target_folder() -> Option<PathBuf> {
 
 /// A program of the Postgres server. `POSTGRES_BIN` first, which tests/run sets; then the places where distributions
 /// keep it, newest version first; then `PATH`.
-pub(super) fn postgres_program(name: &str) -> Result<PathBuf, StackError> {
+pub fn postgres_program(name: &str) -> Result<PathBuf, StackError> {
     let set = std::env::var_os("POSTGRES_BIN").map(PathBuf::from);
     set.into_iter()
         .chain(versioned_folders())

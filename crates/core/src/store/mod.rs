@@ -33,6 +33,8 @@ use crate::money::{Currency, Money};
 use crate::operation::{Effects, Reserved, State, StateName, Verb};
 use crate::payment::{Payment, PaymentStatus, Snapshot};
 
+#[cfg(feature = "contract")]
+pub use self::postgres::statements;
 pub use self::postgres::{PostgresOptions, PostgresStore};
 pub use self::sqlite::SqliteStore;
 

@@ -188,7 +188,7 @@ pub(super) enum Planned {
     ByKey,
 }
 
-const BY_KEY: [(&str, &str); 4] = [
+pub(super) const BY_KEY: [(&str, &str); 4] = [
     ("enable_seqscan", "off"),
     ("enable_hashjoin", "off"),
     ("enable_mergejoin", "off"),

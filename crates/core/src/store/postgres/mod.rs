@@ -62,6 +62,15 @@ impl PostgresStore {
     }
 }
 
+/// The two commits of a payment by themselves, for a benchmark to compare the service with.
+#[cfg(feature = "contract")]
+pub mod statements {
+    pub const RECORD: &str = super::record::RECORD;
+    pub const SETTLE: &str = super::settle::SETTLE;
+    /// Settings of the connections that run them.
+    pub const SETTINGS: [(&str, &str); 4] = super::connections::BY_KEY;
+}
+
 /// What runs for every payment, with its count of parameters: their plans are tested.
 #[cfg(test)]
 const HOT_STATEMENTS: [(&str, &str, usize); 3] = [
