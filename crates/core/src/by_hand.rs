@@ -72,8 +72,17 @@ pub async fn resolve(
     }
     let to = match decision {
         Decision::Approved {
-            upstream_reference, ..
-        } if upstream_reference.is_empty() || contains_pan(&upstream_reference) => {
+            upstream_reference,
+            ids,
+            authorization_code,
+        } if upstream_reference.is_empty()
+            || contains_pan(&upstream_reference)
+            || authorization_code.as_deref().is_some_and(contains_pan)
+            || ids
+                .0
+                .iter()
+                .any(|(name, id)| contains_pan(name) || contains_pan(id)) =>
+        {
             return Err(DecisionError::NoReference);
         }
         Decision::Approved {

@@ -192,13 +192,20 @@ impl Shared {
         let batch_max = self.options.batch_max;
         let batch = if !queues.settlements.is_empty() {
             let mut payments = HashSet::new();
+            // A verification has no payment, and two settlements of one must not meet in a batch either.
+            let mut operations = HashSet::new();
             Batch::Settlements(take(
                 &mut queues.settlements,
                 batch_max,
                 |settlement: &Settlement| {
-                    settlement
+                    let payment_is_free = settlement
                         .payment
-                        .is_none_or(|payment| payments.insert(payment))
+                        .is_none_or(|payment| !payments.contains(&payment));
+                    if !payment_is_free || !operations.insert(settlement.operation) {
+                        return false;
+                    }
+                    payments.extend(settlement.payment);
+                    true
                 },
             ))
         } else if !queues.intents.is_empty() {

@@ -16,12 +16,14 @@ use tokio::sync::Semaphore;
 
 use crate::connector::{
     Approval, CallEvidence, Capabilities, Finding, Found, LookUp, Repeat, ReversalForm, Standing,
-    UndoBy, Undone, UnknownReason, UpstreamIds, Verdict, WhenFound,
+    UndoBy, Undone, UnknownReason, UpstreamIds, WhenFound,
 };
 use crate::engine::{Account, Gate, Shared};
 use crate::key::{OperationId, UpstreamReference};
 use crate::operation::{self, Failure, ParkedReason, Reserved, State, StateName, Verb};
-use crate::store::{Check, Operation, ReversalBegun, ReversalIntent, Settled, StoreError};
+use crate::store::{
+    Check, Operation, ReversalBegun, ReversalIntent, Settled, Settlement, StoreError,
+};
 
 /// When unknown operations are checked, and how many at once.
 #[derive(Clone, Debug)]
@@ -163,7 +165,13 @@ impl Resolver {
             };
             let shared = Arc::clone(&self.shared);
             tokio::spawn(async move {
-                shared.check(operation).await;
+                let checked = AssertUnwindSafe(shared.check(operation.clone())).catch_unwind();
+                if checked.await.is_err() {
+                    tracing::error!(payment.operation.id = %operation.id, "BUG: a check panicked");
+                    // With the usual pause: it would panic again, and ask the processor each time.
+                    let again = shared.check_again(&operation, Vec::new(), "check_panicked");
+                    let _ = again.await;
+                }
                 drop(in_hand);
                 drop(permit);
             });
@@ -224,9 +232,18 @@ impl Shared {
                 payment.account = %operation.account,
                 "the account of an open operation is not configured: nobody can ask about it"
             );
-            let _ = self
-                .check_again(&operation, Vec::new(), "account_not_configured")
-                .await;
+            let reason = "account_not_configured";
+            let may_be_parked = operation.state.name() == StateName::Unknown;
+            if may_be_parked && operation.past_horizon() {
+                let to = State::Parked {
+                    parked: ParkedReason::NoAnswer,
+                };
+                let after = self.options.resolver.repeat_every;
+                let settlement = operation.settlement(to, reason, &[], Some(after));
+                self.settle_surely(settlement).await;
+            } else {
+                let _ = self.check_again(&operation, Vec::new(), reason).await;
+            }
             return;
         };
         let capabilities = account.connector.capabilities(operation.verb);
@@ -303,7 +320,9 @@ impl Checking<'_> {
     }
 
     async fn check_create(&mut self) -> Result<(), Stop> {
-        let mut reference_is_silent = true;
+        // Its own route must have said so, too: where nothing may be sent it is not asked, and nothing is conclusive.
+        let mut reference_is_silent =
+            self.capabilities.undo != UndoBy::Reference || !self.shared.options.quarantine;
         if self.must_undo()
             && self.capabilities.undo == UndoBy::Reference
             && !self.shared.options.quarantine
@@ -438,8 +457,16 @@ impl Checking<'_> {
 
     async fn check_follow_up(&mut self) -> Result<(), Stop> {
         match self.look_up().await? {
-            Finding::Found(Found::Approved { approval, .. }) => {
+            Finding::Found(Found::Approved { approval, .. })
+                if approval.amount == self.operation.amount =>
+            {
                 self.settle(State::Approved { approval }, "found_approved")
+                    .await
+            }
+            // Follow-ups are not reversed: what was done otherwise than asked is for a person.
+            Finding::Found(Found::Approved { approval, .. }) => {
+                let detail = format!("approved for {} instead", approval.amount);
+                self.park(ParkedReason::Contradiction { detail }, "other_amount")
                     .await
             }
             Finding::Found(Found::Declined(decline)) => {
@@ -453,14 +480,31 @@ impl Checking<'_> {
                 if may_repeat {
                     return self.repeat().await;
                 }
-                if conclusive && self.operation.past_horizon() {
+                let was_executed = matches!(
+                    self.operation.state,
+                    State::Unknown {
+                        unknown: UnknownReason::DuplicateOfOurs | UnknownReason::OtherAmount { .. }
+                    }
+                );
+                // What parked it may say that it happened: then silence is no answer any more. An outage says nothing.
+                let is_contradicted = matches!(
+                    &self.operation.state,
+                    State::Parked { parked } if *parked != ParkedReason::NoAnswer
+                );
+                if conclusive && self.operation.past_horizon() && !was_executed && !is_contradicted
+                {
                     let failure = Failure::DidNotHappen;
                     return self
                         .settle(State::Failed { failure }, "not_found_past_horizon")
                         .await;
                 }
-                self.again_or_park("not_found_so_far", ParkedReason::NoAnswer)
-                    .await
+                let parked = if was_executed {
+                    let detail = "refused as a duplicate of ours, and not shown".to_owned();
+                    ParkedReason::Contradiction { detail }
+                } else {
+                    ParkedReason::NoAnswer
+                };
+                self.again_or_park("not_found_so_far", parked).await
             }
             Finding::Contradiction { detail } => {
                 self.park(ParkedReason::Contradiction { detail }, "contradiction")
@@ -503,12 +547,30 @@ impl Checking<'_> {
             sends,
             ..
         } = self.operation;
-        if !matches!(answer.verdict, Verdict::Approved(_)) {
-            // A "no" to a repeat, or silence, says nothing of the send before it: the next check looks again.
-            return self.again("repeat_without_success").await;
+        match operation::after_send(verb, amount, sends, answer.verdict) {
+            to @ State::Approved { .. } => self.settle(to, "approved_on_repeat").await,
+            // It was executed, by us or by another: remembered, for it can no longer be found not to have happened.
+            State::Unknown {
+                unknown:
+                    unknown @ (UnknownReason::DuplicateOfOurs | UnknownReason::OtherAmount { .. }),
+            } => self.still_unknown(unknown).await,
+            // Another "no" to a repeat, or silence, says nothing of the send before it: the next check looks again.
+            _ => self.again("repeat_without_success").await,
         }
-        let to = operation::after_send(verb, amount, sends, answer.verdict);
-        self.settle(to, "approved_on_repeat").await
+    }
+
+    /// Keeps what is known by now, and asks again after a while.
+    async fn still_unknown(&mut self, unknown: UnknownReason) -> Result<(), Stop> {
+        let to = State::Unknown { unknown };
+        if self.operation.state == to || self.operation.state.name() == StateName::Parked {
+            return self.again("still_unknown").await;
+        }
+        let evidence = std::mem::take(&mut self.evidence);
+        let after = self.shared.options.resolver.first_check();
+        let settlement = self
+            .operation
+            .settlement(to, "still_unknown", &evidence, Some(after));
+        self.write(settlement).await
     }
 
     /// An approved create whose caller wants it undone, with follow-ups the remainder.
@@ -533,9 +595,9 @@ impl Checking<'_> {
             Finding::Contradiction { .. }
             | Finding::Found(Found::Declined(_))
             | Finding::NotFound { .. } => {
-                return self.again("cancelled_approval_not_found").await;
+                return self.not_undone("cancelled_approval_not_found").await;
             }
-            Finding::CouldNotAsk { .. } => return self.again("could_not_ask").await,
+            Finding::CouldNotAsk { .. } => return self.not_undone("could_not_ask").await,
         };
         let nothing_left = standing.remaining == 0;
         match self
@@ -545,7 +607,9 @@ impl Checking<'_> {
             Attempt::Outcome(Undone::Done { upstream_reference }, reversal) => {
                 self.end_reversal(reversal, upstream_reference).await
             }
-            Attempt::Ended(_) => self.no_more_checks("reversed").await,
+            Attempt::Ended(reversal) if reversal.state.name() == StateName::Approved => {
+                self.no_more_checks("reversed").await
+            }
             Attempt::AlreadySent if nothing_left => {
                 let reversal = shared
                     .store
@@ -558,10 +622,31 @@ impl Checking<'_> {
                 self.park_reversal(reversal, decline.message).await?;
                 self.again("reversal_refused").await
             }
-            Attempt::AlreadySent | Attempt::Busy | Attempt::Outcome(_, _) => {
-                self.again("reversal_unknown").await
+            Attempt::AlreadySent | Attempt::Busy | Attempt::Ended(_) | Attempt::Outcome(_, _) => {
+                self.not_undone("reversal_unknown").await
             }
         }
+    }
+
+    /// A cancelled approval still stands. Asked on; past its reversal's horizon a person is told.
+    async fn not_undone(&mut self, reason: &'static str) -> Result<(), Stop> {
+        let reversal = self.shared.store.reversal_of(self.operation.id).await?;
+        match reversal {
+            Some(reversal) if reversal.past_horizon() => {
+                self.park_reversal(reversal, reason.to_owned()).await?;
+            }
+            Some(_) => {}
+            None => {
+                tracing::error!(
+                    payment.operation.id = %self.operation.id,
+                    payment.account = %self.operation.account,
+                    amount = %self.operation.amount,
+                    reason,
+                    "a cancelled approval could not be undone yet"
+                );
+            }
+        }
+        self.again(reason).await
     }
 
     async fn park_reversal(&self, reversal: Operation, detail: String) -> Result<(), Stop> {
@@ -738,7 +823,15 @@ impl Checking<'_> {
     async fn settle(&mut self, to: State, reason: &'static str) -> Result<(), Stop> {
         let evidence = std::mem::take(&mut self.evidence);
         let settlement = self.operation.settlement(to, reason, &evidence, None);
-        self.shared.settle_surely(settlement).await;
+        self.write(settlement).await
+    }
+
+    /// Writes a conclusion. One that the ledger refuses is tried again after the usual pause, not at once: each try asks
+    /// the processor.
+    async fn write(&mut self, settlement: Settlement) -> Result<(), Stop> {
+        if self.shared.settle_surely(settlement).await.is_none() {
+            return self.again("not_written").await;
+        }
         Ok(())
     }
 
@@ -751,8 +844,7 @@ impl Checking<'_> {
         let settlement =
             self.operation
                 .settlement(State::Parked { parked }, reason, &evidence, Some(after));
-        self.shared.settle_surely(settlement).await;
-        Ok(())
+        self.write(settlement).await
     }
 
     async fn again_or_park(

@@ -98,8 +98,9 @@ fn progress(operation: &Operation, reversal: Option<&Operation>) -> CancelProgre
         // Approved, to be undone: nothing is due any more once nothing of it stands.
         StateName::Approved => match reversal.map(|reversal| reversal.state.name()) {
             Some(StateName::Approved) => CancelProgress::Done,
-            Some(StateName::Parked) => CancelProgress::NeedsReview,
-            _ if operation.due_at.is_none() => CancelProgress::Done,
+            // Ended without success: only a person knows what stands.
+            Some(StateName::Parked | StateName::Failed) => CancelProgress::NeedsReview,
+            None if operation.due_at.is_none() => CancelProgress::Done,
             _ => CancelProgress::Pending,
         },
     }

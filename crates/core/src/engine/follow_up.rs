@@ -172,20 +172,46 @@ impl Shared {
             )
             .await;
         if matches!(turn, Acquired::Busy) {
-            refuse(&mut begun, Refusal::PaymentBusy { with: None });
+            let busy = Refusal::PaymentBusy { with: None };
+            self.refuse_unknown(&intent, &mut begun, busy).await;
             return;
         }
         let turn = turn.guard();
         let refusal = self
-            .try_follow_up(&account, capabilities, intent, wait, &mut begun)
+            .try_follow_up(&account, capabilities, intent.clone(), wait, &mut begun)
             .await;
         if let Err(refusal) = refusal {
-            refuse(&mut begun, refusal);
+            self.refuse_unknown(&intent, &mut begun, refusal).await;
         }
         if let Some(turn) = turn {
             turn.release().await;
         }
         drop(permit);
+    }
+
+    /// Refuses a key that is still unknown. While this request waited for its turn, an earlier one under the same key may
+    /// have been recorded, and what refuses this one may be its own work.
+    async fn refuse_unknown(
+        &self,
+        intent: &Intent,
+        begun: &mut Option<oneshot::Sender<Begun>>,
+        refusal: Refusal,
+    ) {
+        let known = self.store.operation_by_key(&intent.client, &intent.key);
+        let answer = match known.await {
+            Ok(Some(known)) if known.state.name() != StateName::NotSent => {
+                if answers(&known, intent) {
+                    Begun::Known(Box::new(known))
+                } else {
+                    Begun::Refused(Refusal::KeyReused)
+                }
+            }
+            Ok(_) => Begun::Refused(refusal),
+            Err(_) => Begun::Refused(Refusal::LedgerUnavailable { asked: false }),
+        };
+        if let Some(begun) = begun.take() {
+            let _ = begun.send(answer);
+        }
     }
 
     async fn try_follow_up(
@@ -310,7 +336,9 @@ impl Shared {
                 .map_or(Duration::ZERO, |account| account.timeout + DEADLINE_SLACK),
             late_arrival_horizon: account
                 .map_or(Duration::ZERO, |account| account.late_arrival_horizon),
-            holds_while_unknown: capabilities.is_some_and(|of| of.looked_up == LookedUp::ByTotals),
+            // With two at once a change of totals, or the parent's one child, could be either's.
+            holds_while_unknown: capabilities
+                .is_some_and(|of| of.looked_up == LookedUp::ByTotals || of.once_per_payment),
             client: request.client,
             key: request.key,
             kind: IntentKind::FollowUp {
@@ -320,12 +348,6 @@ impl Shared {
                 prepared: None,
             },
         }
-    }
-}
-
-fn refuse(begun: &mut Option<oneshot::Sender<Begun>>, refusal: Refusal) {
-    if let Some(begun) = begun.take() {
-        let _ = begun.send(Begun::Refused(refusal));
     }
 }
 

@@ -301,7 +301,11 @@ async fn cancelled(app: &App, operation: Operation) -> Problem {
         return Problem::new(Kind::LedgerUnavailable, "the ledger did not answer")
             .retry_after(SOON);
     };
-    let money_moved = match (cancellation.progress, cancellation.reversal.is_some()) {
+    let came_back = matches!(
+        cancellation.operation.state,
+        State::Approved { .. } | State::Reversed { .. }
+    );
+    let money_moved = match (cancellation.progress, came_back) {
         (CancelProgress::Done, true) => MoneyMoved::Returned,
         (CancelProgress::Done, false) => MoneyMoved::No,
         _ => MoneyMoved::Unknown,
