@@ -3,11 +3,13 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use sandbox::simulators::connexpay::{ConnexPay, Position, verb};
+use sandbox::simulators::connexpay::{ConnexPay, EntryKind, Position, verb};
 use sandbox::simulators::{Fault, RequestRecord, Selector, Upstream};
 use sandbox::stack::eventually;
 use sandbox::world::{Caller, Reply, World, amount, sale};
 use serde_json::{Value, json};
+
+use super::stage::Stage;
 
 /// How long an outcome may take, repeats and the scaled horizon included.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -24,18 +26,27 @@ pub(super) enum Act {
     /// A sale that is not settled.
     VoidSale,
     VoidHold,
+    /// An authorization of which part is captured.
+    VoidCaptured,
     /// Part of a settled sale.
     Refund,
+    /// Part of what was captured, and settled.
+    RefundCaptured,
+    /// A whole sale that is not settled: it is sent as a void.
+    RefundUnsettled,
 }
 
 impl Act {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Sale,
         Self::Authorize,
         Self::Capture,
         Self::VoidSale,
         Self::VoidHold,
+        Self::VoidCaptured,
         Self::Refund,
+        Self::RefundCaptured,
+        Self::RefundUnsettled,
     ];
 
     /// The processor's verb.
@@ -44,9 +55,29 @@ impl Act {
             Self::Sale => verb::SALE,
             Self::Authorize => verb::AUTH_ONLY,
             Self::Capture => verb::CAPTURE,
-            Self::VoidSale | Self::VoidHold => verb::VOID,
-            Self::Refund => verb::RETURN,
+            Self::VoidSale | Self::VoidHold | Self::VoidCaptured | Self::RefundUnsettled => {
+                verb::VOID
+            }
+            Self::Refund | Self::RefundCaptured => verb::RETURN,
         }
+    }
+
+    /// What the processor executes at most once for its parent, so that it may be sent again.
+    pub(super) const fn is_repeatable(self) -> bool {
+        matches!(
+            self,
+            Self::Capture | Self::VoidSale | Self::VoidHold | Self::VoidCaptured
+        )
+    }
+
+    /// Follows what is settled.
+    pub(super) const fn is_after_settlement(self) -> bool {
+        matches!(self, Self::Refund | Self::RefundCaptured)
+    }
+
+    /// Follows an authorization of which part was captured.
+    const fn is_after_capture(self) -> bool {
+        matches!(self, Self::VoidCaptured | Self::RefundCaptured)
     }
 
     const fn is_create(self) -> bool {
@@ -61,19 +92,25 @@ impl Act {
             Self::Capture => 103_00,
             Self::VoidSale => 104_00,
             Self::VoidHold => 105_00,
-            Self::Refund => 106_00,
+            Self::VoidCaptured => 106_00,
+            Self::Refund => 107_00,
+            Self::RefundCaptured => 108_00,
+            Self::RefundUnsettled => 109_00,
         }
     }
 
     /// Of what is captured or refunded.
     const fn part(self) -> i64 {
         match self {
-            Self::Capture => 60_00,
-            Self::Refund => 40_00,
+            Self::Capture => CAPTURED,
+            Self::Refund | Self::RefundCaptured => 40_00,
             _ => self.whole(),
         }
     }
 }
+
+/// What is captured of an authorization, minor units.
+const CAPTURED: i64 = 60_00;
 
 /// What the final answer to a key says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,8 +145,10 @@ pub(super) enum Effect {
     Once,
     /// Nothing of it, ever.
     Nothing,
-    /// The operation, once, and once its undoing.
+    /// The operation, once, and once the void that undid it.
     Undone,
+    /// The operation, once, and once the return that undid it.
+    Returned,
 }
 
 /// What must come of one cell.
@@ -137,8 +176,11 @@ impl fmt::Display for Expected {
 #[derive(Debug)]
 pub(super) struct Cell {
     act: Act,
-    /// The fault does not go away: repeats meet it too.
+    /// The fault does not go away: repeats meet it too. Tells two cells of the same verb apart, too.
     pub(super) lasting: bool,
+    /// Of the payment, and what of it is captured or refunded; minor units.
+    whole: i64,
+    part: i64,
     path: String,
     key: String,
     body: Value,
@@ -160,14 +202,34 @@ impl Cell {
         self.act
     }
 
+    /// The id of the transaction that it names at the processor.
+    pub(super) fn parent(&self) -> &str {
+        &self.parent
+    }
+
+    /// Under which the books show its payment.
+    pub(super) fn reference(&self) -> &str {
+        &self.reference
+    }
+
+    /// What is at stake while its outcome is open, minor units.
+    pub(super) const fn at_risk(&self) -> i64 {
+        self.part
+    }
+
     /// Prepares a cell: for a follow-up, the payment that it follows.
-    pub(super) async fn prepare(shop: &Caller, act: Act, lasting: bool) -> Self {
+    pub(super) async fn prepare(stage: &Stage, act: Act, lasting: bool) -> Self {
+        let shop = &stage.shop;
         let key = format!("{act:?}-{lasting}");
+        let apart = if lasting { 10_00 } else { 0 };
+        let (whole, part) = (act.whole() + apart, act.part());
         let mut cell = Self {
             act,
             lasting,
+            whole,
+            part: if part == act.whole() { whole } else { part },
             path: "/v1/payments".to_owned(),
-            body: sale(act.whole()),
+            body: sale(whole),
             parent: String::new(),
             reference: String::new(),
             first: None,
@@ -183,19 +245,36 @@ impl Cell {
         let parent = approved(async |n| {
             let of = format!("{}-parent-{n}", cell.key);
             match act {
-                Act::Capture | Act::VoidHold => shop.authorize(&of, act.whole()).await,
+                Act::Capture | Act::VoidHold | Act::VoidCaptured | Act::RefundCaptured => {
+                    shop.authorize(&of, whole).await
+                }
                 _ => shop.pay(&of, &cell.body).await,
             }
         });
         let parent = parent.await;
         let (verb, body) = match act {
-            Act::Capture => ("captures", amount(act.part())),
-            Act::Refund => ("refunds", amount(act.part())),
+            Act::Capture => ("captures", amount(cell.part)),
+            Act::Refund | Act::RefundCaptured | Act::RefundUnsettled => {
+                ("refunds", amount(cell.part))
+            }
             _ => ("voids", json!({})),
         };
         cell.path = format!("/v1/payments/{}/{verb}", parent.payment());
         cell.body = body;
         cell.parent = text(&parent.body["operation"]["upstream_reference"]);
+        if act.is_after_capture() {
+            let key = format!("{}-captured", cell.key);
+            let path = format!("/v1/payments/{}/captures", parent.payment());
+            let captured = shop.until_final(&path, &key, &amount(CAPTURED)).await;
+            let capture = text(&captured.expect(201).body["operation"]["upstream_reference"]);
+            // What is voided or returned is the sale that the capture made.
+            let books = stage.connexpay().books();
+            let sales = books.of(EntryKind::Sale);
+            let mut sales = sales
+                .iter()
+                .filter(|sale| sale.parent.as_ref() == Some(&capture));
+            cell.parent = sales.next().expect("a capture makes a sale").guid.clone();
+        }
         let of = format!("/v1/operations/{}", parent.operation());
         cell.reference = text(&shop.get(&of).await.expect(200).body["reference"]);
         cell
@@ -205,7 +284,7 @@ impl Cell {
     pub(super) fn selector(&self) -> Selector {
         let selector = Selector::verb(self.act.verb());
         if self.act.is_create() {
-            selector.amount(self.act.whole())
+            selector.amount(self.whole)
         } else {
             selector.reference(&self.parent)
         }
@@ -220,7 +299,7 @@ impl Cell {
     fn is_mine(&self, record: &RequestRecord) -> bool {
         record.verb == self.act.verb()
             && if self.act.is_create() {
-                record.amount == Some(self.act.whole())
+                record.amount == Some(self.whole)
             } else {
                 record.parent.as_deref() == Some(self.parent.as_str())
             }
@@ -247,15 +326,44 @@ impl Cell {
     /// Waits until the outcome was looked for, and not found, at least once; or it is final.
     pub(super) async fn until_checked(&self, shop: &Caller) {
         let checked = async || {
-            let detail = shop.operation(&self.key).await.expect(200).body;
-            let events = detail["timeline"].as_array().cloned().unwrap_or_default();
-            let seen = events.iter().any(|event| event["kind"] == "checked");
-            (seen || detail["answer"]["final"] == true).then_some(())
+            let over = self.detail(shop).await["answer"]["final"] == true;
+            (over || self.checks(shop).await > 0).then_some(())
         };
         let what = format!("a check of {}", self.name());
         eventually(PATIENCE, &what, checked)
             .await
             .expect("unknown outcomes are looked for");
+    }
+
+    /// What `GET /v1/operations` says of it.
+    pub(super) async fn detail(&self, shop: &Caller) -> Value {
+        shop.operation(&self.key).await.expect(200).body
+    }
+
+    /// Waits until callers are told that a person has to look at it.
+    pub(super) async fn until_parked(&self, shop: &Caller) {
+        let what = format!("{} to be parked", self.name());
+        let parked = eventually(PATIENCE, &what, async || {
+            let reply = shop.post(&self.path, &self.key, &self.body).await;
+            assert!(
+                !reply.is_final(),
+                "{} ended: {}",
+                self.name(),
+                shown(&reply)
+            );
+            (Final::of(&reply) == Some(Final::Parked)).then_some(())
+        });
+        parked.await.expect("what nobody can tell is parked");
+    }
+
+    /// How often it was asked about in vain.
+    pub(super) async fn checks(&self, shop: &Caller) -> usize {
+        let detail = self.detail(shop).await;
+        let events = detail["timeline"].as_array().expect("a timeline");
+        events
+            .iter()
+            .filter(|event| event["kind"] == "checked")
+            .count()
     }
 
     /// Repeats until final or parked. Then everything is compared; each sentence is a difference.
@@ -275,9 +383,12 @@ impl Cell {
             wrong.push(format!("the first answer came after {:?}", self.took));
         }
         let what = format!("the end of {}", self.name());
+        let may_park = expected.last.iter().any(|(end, _)| *end == Final::Parked);
         let ended = eventually(PATIENCE, &what, async || {
             let reply = shop.post(&self.path, &self.key, &self.body).await;
-            Final::of(&reply).map(|end| (end, reply))
+            Final::of(&reply)
+                .filter(|end| *end != Final::Parked || may_park)
+                .map(|end| (end, reply))
         });
         let Ok((end, reply)) = ended.await else {
             let last = shop.post(&self.path, &self.key, &self.body).await;
@@ -292,7 +403,7 @@ impl Cell {
             wrong.push(format!("first {}, then {}", shown(&first), shown(&reply)));
         }
         let connexpay = world.simulators.connexpay();
-        let detail = shop.operation(&self.key).await.expect(200).body;
+        let detail = self.detail(shop).await;
         if self.act.is_create() {
             self.reference = text(&detail["reference"]);
         }
@@ -320,13 +431,21 @@ impl Cell {
     fn holds(&self, effect: Effect, position: &Position) -> bool {
         let times = u64::from(effect != Effect::Nothing);
         let undone = u64::from(effect == Effect::Undone);
+        let returned = u64::from(effect == Effect::Returned);
         let kept = effect == Effect::Once;
-        let (whole, part) = (self.act.whole(), self.act.part());
+        let (whole, part) = (self.whole, self.part);
         let of = |yes: bool, minor: i64| if yes { minor } else { 0 };
+        let captured = Position {
+            authorizations: 1,
+            captures: 1,
+            sales: 1,
+            ..Position::default()
+        };
         let wanted = match self.act {
             Act::Sale => Position {
                 sales: times,
                 voids: undone,
+                returns: returned,
                 net: of(kept, whole),
                 ..Position::default()
             },
@@ -356,10 +475,26 @@ impl Cell {
                 held: of(!kept, whole),
                 ..Position::default()
             },
+            Act::VoidCaptured => Position {
+                voids: times,
+                net: of(!kept, CAPTURED),
+                ..captured
+            },
             Act::Refund => Position {
                 sales: 1,
                 returns: times,
                 net: whole - of(kept, part),
+                ..Position::default()
+            },
+            Act::RefundCaptured => Position {
+                returns: times,
+                net: CAPTURED - of(kept, part),
+                ..captured
+            },
+            Act::RefundUnsettled => Position {
+                sales: 1,
+                voids: times,
+                net: of(!kept, whole),
                 ..Position::default()
             },
         };
@@ -390,8 +525,7 @@ impl Cell {
         };
         let sent = mine.len() - mine.iter().filter(proven).count();
         let counted = detail["sends"].as_u64().unwrap_or_default();
-        let repeats = matches!(self.act, Act::Capture | Act::VoidSale | Act::VoidHold);
-        if !repeats && sent > 1 {
+        if !self.act.is_repeatable() && sent > 1 {
             wrong.push(format!("sent {sent} times"));
         }
         if sent as u64 > counted {

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use sandbox::simulators::connexpay::verb;
-use sandbox::simulators::{Fault, Kind, Moment, Selector};
-use sandbox::world::{World, sale};
+use sandbox::simulators::{Fault, Kind, Moment};
+use sandbox::world::World;
 
-use super::cells::{Act, Cell, Effect, Expected, Final, approved};
+use super::cells::{Act, Cell, Effect, Expected, Final};
+use super::stage::{Pace, Stage};
 use Effect::{Nothing, Once, Undone};
 use Final::{Approved, Declined, Failed, Reversed};
 
@@ -22,7 +23,7 @@ enum Then {
 }
 
 /// One row of the matrix.
-struct Row {
+pub(super) struct Row {
     name: &'static str,
     fault: Option<Fault>,
     then: Then,
@@ -59,11 +60,9 @@ impl Row {
         match cell.act() {
             Act::Sale => self.sale,
             Act::Authorize => self.authorize,
-            Act::Capture | Act::VoidSale | Act::VoidHold if cell.lasting => {
-                self.follow_up_lasting.expect("a lasting cell")
-            }
-            Act::Capture | Act::VoidSale | Act::VoidHold => self.follow_up,
-            Act::Refund => self.refund,
+            Act::Refund | Act::RefundCaptured | Act::RefundUnsettled => self.refund,
+            _ if cell.lasting => self.follow_up_lasting.expect("a lasting cell"),
+            _ => self.follow_up,
         }
     }
 }
@@ -76,15 +75,15 @@ const NOT_SENT_THEN_DONE: Expected = Expected {
     first: &[503],
     last: &[(Approved, Once)],
 };
-const DID_NOT_HAPPEN: Expected = Expected {
+pub(super) const DID_NOT_HAPPEN: Expected = Expected {
     first: &[504],
     last: &[(Failed, Nothing)],
 };
-const ADOPTED: Expected = Expected {
+pub(super) const ADOPTED: Expected = Expected {
     first: &[201, 504],
     last: &[(Approved, Once)],
 };
-const REVERSED: Expected = Expected {
+pub(super) const REVERSED: Expected = Expected {
     first: &[402, 504],
     last: &[(Reversed, Undone)],
 };
@@ -102,17 +101,17 @@ const DECLINED: Expected = Expected {
 };
 
 /// Nothing is executed, and nobody is told so.
-fn silence(name: &'static str, kind: Kind) -> Row {
+pub(super) fn silence(name: &'static str, fault: Fault) -> Row {
     Row {
         follow_up: ADOPTED,
         follow_up_lasting: Some(DID_NOT_HAPPEN),
         patient: false,
-        ..Row::new(name, Fault::new(kind), DID_NOT_HAPPEN)
+        ..Row::new(name, fault, DID_NOT_HAPPEN)
     }
 }
 
 /// All is executed, and nobody is told so.
-fn lost_answer(name: &'static str, kind: Kind) -> Row {
+fn lost_answer(name: &'static str, fault: Fault) -> Row {
     Row {
         sale: REVERSED,
         authorize: Expected {
@@ -120,7 +119,7 @@ fn lost_answer(name: &'static str, kind: Kind) -> Row {
             ..ADOPTED
         },
         patient: false,
-        ..Row::new(name, Fault::new(kind), ADOPTED)
+        ..Row::new(name, fault, ADOPTED)
     }
 }
 
@@ -170,108 +169,69 @@ fn outage() -> Row {
 }
 
 /// Plays a row: every cell at once, each on a payment of its own.
-async fn hold(mut world: World, row: Row) {
-    let wait = Duration::from_secs(if row.patient { 10 } else { 2 });
-    world.config.wait_max = format!("{}s", wait.as_secs());
-    if row.patient {
-        world.config.upstream_timeout = String::from("8s");
-        world.config.horizon = String::from("20s");
+pub(super) async fn hold(world: World, row: Row) {
+    let pace = if row.patient {
+        Pace::PATIENT
     } else {
-        world.config.horizon = String::from("4s");
+        Pace::QUICK
+    };
+    let stage = Stage::with_controls(world, pace).await;
+    let repeats = Act::ALL.into_iter().filter(|act| act.is_repeatable());
+    let mut acts = Act::ALL.map(|act| (act, false)).to_vec();
+    if row.follow_up_lasting.is_some() {
+        acts.extend(repeats.map(|act| (act, true)));
     }
-    let gateway = world.gateway().await;
-    let shop = world.caller(&gateway.url);
-    let connexpay = world.simulators.connexpay();
-
-    // What is known to be there, for look-ups that must show that they would have found something.
-    approved(async |n| shop.pay(&format!("control-sale-{n}"), &sale(150_00)).await).await;
-    approved(async |n| shop.authorize(&format!("control-hold-{n}"), 151_00).await).await;
-    let mut cells = vec![Cell::prepare(&shop, Act::Refund, false).await];
-    connexpay.settle().expect("the books to be written");
-    for act in Act::ALL {
-        if act != Act::Refund {
-            cells.push(Cell::prepare(&shop, act, false).await);
-        }
-        let repeats = matches!(act, Act::Capture | Act::VoidSale | Act::VoidHold);
-        if repeats && row.follow_up_lasting.is_some() {
-            cells.push(Cell::prepare(&shop, act, true).await);
-        }
-    }
-
+    let mut cells = stage.cells(&acts).await;
     if let Some(fault) = &row.fault {
         let faults = if row.connection {
             vec![fault.clone()]
         } else {
             cells.iter().map(|cell| cell.fault(fault)).collect()
         };
-        connexpay
-            .set_faults(faults, 7)
-            .await
-            .expect("faults that make sense");
+        stage.strike(faults).await;
     }
-    if let Some(Kind::CloseIdle) = row.fault.as_ref().map(|fault| fault.fault) {
-        let all_idle = world.simulators.wait_for_connections(|connections| {
-            connections
-                .iter()
-                .all(|connection| connection.closed_after_ms.is_some())
-        });
-        all_idle.await.expect("idle connections to be closed");
-    }
-    // All send with the same token, so that all find it expired.
-    let together = (row.name == TOKEN_EXPIRED)
-        .then(|| Act::ALL.map(|act| connexpay.hold(Moment::Received, Selector::verb(act.verb()))));
-    let tokens = connexpay.request_count_of(verb::TOKEN);
-    let release = async {
-        let Some(gates) = together else { return };
-        for act in [Act::Sale, Act::Authorize, Act::Capture, Act::Refund] {
-            let place = Act::ALL
-                .iter()
-                .position(|other| *other == act)
-                .unwrap_or_default();
-            gates[place].reached(1).await.expect("every cell to send");
+    match row.fault.as_ref().map(|fault| fault.fault) {
+        Some(Kind::CloseIdle) => {
+            let simulators = &stage.world.simulators;
+            let all_idle = simulators.wait_for_connections(|connections| {
+                let mut ends = connections.iter().map(|connection| connection.ended_by);
+                ends.all(|end| end.is_some())
+            });
+            all_idle.await.expect("idle connections to be closed");
+            stage.ask(&mut cells).await;
         }
-        gates[3].reached(2).await.expect("both voids to send");
-    };
-    tokio::join!(
-        join_all(cells.iter_mut().map(|cell| cell.ask(&shop, wait))),
-        release
-    );
-    if row.name == TOKEN_EXPIRED {
-        assert_eq!(
-            connexpay.request_count_of(verb::TOKEN),
-            tokens + 1,
-            "one refresh for all"
-        );
+        Some(Kind::TokenExpired) => ask_together(&stage, &mut cells).await,
+        _ => stage.ask(&mut cells).await,
     }
-
     match row.then {
         Then::Wait => {}
-        Then::Lift => connexpay.lift_faults().await.expect("lifted"),
+        Then::Lift => stage.lift().await,
         Then::CommitLate => {
-            join_all(cells.iter().map(|cell| cell.until_checked(&shop))).await;
-            connexpay.release_late();
+            join_all(cells.iter().map(|cell| cell.until_checked(&stage.shop))).await;
+            stage.connexpay().release_late();
         }
     }
-
-    let ends = cells.iter_mut().map(async |cell| {
-        let expected = row.expected(cell);
-        let (seen, wrong) = cell.end(&world, &shop, wait, expected).await;
-        let mut report = format!("| {} | {} | {expected} | {seen} |", row.name, cell.name());
-        for difference in &wrong {
-            report.push_str("\n  WRONG: ");
-            report.push_str(difference);
-        }
-        (report, wrong.is_empty())
-    });
-    let ends = join_all(ends).await;
-    let report: Vec<&str> = ends.iter().map(|(report, _)| report.as_str()).collect();
-    let report = report.join("\n");
-    println!("{report}");
-    assert!(ends.iter().all(|(_, right)| *right), "\n{report}");
-    world.settle_and_audit(Duration::from_secs(20)).await;
+    let expected = |cell: &Cell| row.expected(cell);
+    stage.end(row.name, &mut cells, expected).await;
 }
 
-const TOKEN_EXPIRED: &str = "token_expired";
+/// All send with the same token, so that all find it expired: one refresh is enough for them.
+async fn ask_together(stage: &Stage, cells: &mut [Cell]) {
+    let connexpay = stage.connexpay();
+    let gates: Vec<_> = cells
+        .iter()
+        .map(|cell| connexpay.hold(Moment::Received, cell.selector()))
+        .collect();
+    let release = async {
+        for gate in &gates {
+            gate.reached(1).await.expect("every cell to send");
+        }
+        drop(gates);
+    };
+    let tokens = connexpay.request_count_of(verb::TOKEN);
+    tokio::join!(stage.ask(cells), release);
+    assert_eq!(connexpay.request_count_of(verb::TOKEN), tokens + 1);
+}
 
 macro_rules! matrix {
     ($($(#[$promise:meta])* $name:ident: $row:expr;)*) => {
@@ -301,27 +261,34 @@ matrix! {
     /// Connections that the processor closed while they idled cost no payment.
     connections_closed_while_idle_cost_nothing: close_idle();
     /// A token that expired costs one refresh and one repeat.
-    an_expired_token_costs_one_repeat: Row::new(TOKEN_EXPIRED, Fault::new(Kind::TokenExpired), GOES_THROUGH);
+    an_expired_token_costs_one_repeat: Row::new("token_expired", Fault::new(Kind::TokenExpired), GOES_THROUGH);
     /// While the processor is unreachable nothing is sent; afterwards the same key goes through.
     an_outage_sends_nothing_and_keeps_the_key: outage();
     /// A request that was never read is proven not to have happened, or is repeated where that is safe.
-    a_reset_before_it_was_read_leaves_nothing: silence("reset_before_read", Kind::ResetBeforeRead);
+    a_reset_before_it_was_read_leaves_nothing: silence("reset_before_read", Fault::new(Kind::ResetBeforeRead));
     /// A request that hangs and is not executed is proven not to have happened, or is repeated where that is safe.
-    a_hang_before_the_commit_leaves_nothing: silence("hang_before_commit", Kind::HangBeforeCommit);
+    a_hang_before_the_commit_leaves_nothing: silence("hang_before_commit", Fault::new(Kind::HangBeforeCommit));
     /// A server error proves nothing, whatever it turns out to be.
-    a_server_error_without_effect_leaves_nothing: silence("http_500", Kind::Http500);
+    a_server_error_without_effect_leaves_nothing: silence("http_500", Fault::new(Kind::Http500));
     /// A refusal for load is no proof unless the account says so.
-    too_many_requests_prove_nothing_by_default: silence("http_429", Kind::Http429);
+    too_many_requests_prove_nothing_by_default: silence("http_429", Fault::new(Kind::Http429));
     /// Executed and then silent: undone or adopted, once.
-    a_hang_after_the_commit_is_resolved: lost_answer("commit_then_hang", Kind::CommitThenHang);
+    a_hang_after_the_commit_is_resolved: lost_answer("commit_then_hang", Fault::new(Kind::CommitThenHang));
     /// Executed and then reset: undone or adopted, once.
-    a_reset_after_the_commit_is_resolved: lost_answer("commit_then_reset", Kind::CommitThenReset);
+    a_reset_after_the_commit_is_resolved: lost_answer("commit_then_reset", Fault::new(Kind::CommitThenReset));
     /// Half of an answer is none.
-    a_truncated_answer_is_resolved: lost_answer("commit_then_truncate", Kind::CommitThenTruncate);
+    a_truncated_answer_is_resolved: lost_answer("commit_then_truncate", Fault::new(Kind::CommitThenTruncate));
     /// A server error after the commit is found out.
-    a_server_error_after_the_commit_is_resolved: lost_answer("commit_then_500", Kind::CommitThen500);
+    a_server_error_after_the_commit_is_resolved: lost_answer("commit_then_500", Fault::new(Kind::CommitThen500));
     /// A page of somebody else's is no answer.
-    garbage_after_the_commit_is_resolved: lost_answer("commit_then_garbage", Kind::CommitThenGarbage);
+    garbage_after_the_commit_is_resolved: lost_answer("commit_then_garbage", Fault::new(Kind::CommitThenGarbage));
+    /// A code that blames the processor's own network proves nothing.
+    a_time_out_behind_the_processor_is_resolved: lost_answer("commit_then_code", Fault::new(Kind::CommitThenCode));
+    /// A status that is neither approved nor declined proves nothing.
+    a_status_without_a_result_is_resolved: lost_answer("commit_then_status", Fault::new(Kind::CommitThenStatus));
+    /// An answer that drips in past the timeout is none.
+    an_answer_slower_than_the_timeout_is_resolved:
+        lost_answer("slow_drip past the timeout", Fault::new(Kind::SlowDrip).delay(Duration::from_secs(5)));
     /// What is executed after the caller gave up is found and undone or adopted.
     a_late_commit_is_resolved:
         late("commit_late", Fault::new(Kind::CommitLate).delay(Duration::from_millis(2_500)), Then::Wait);

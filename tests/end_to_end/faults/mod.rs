@@ -2,3 +2,7 @@
 
 mod cells;
 mod matrix;
+mod outage;
+mod redirect;
+mod stage;
+mod undoing;
