@@ -759,10 +759,11 @@ impl Checking<'_> {
             .await;
         self.evidence.extend(undo.evidence);
         if let Undone::NotSent(not_sent) = &undo.outcome
-            && reversal.sends == 1
             && reversal.state.name() == StateName::Recorded
+            && (reversal.sends == 1 || matches!(form, ReversalForm::Refund { .. }))
         {
-            // Proven: nothing of it ever left. Written down, or a refund would count as sent, and never be sent.
+            // Proven: this form never left. Written down, or a refund would count as sent, and never be sent. The forms
+            // that may have been sent before it undo at most once, whatever follows them.
             let to = State::NotSent {
                 not_sent: not_sent.clone(),
             };

@@ -102,7 +102,7 @@ impl Act {
     /// Of what is captured or refunded.
     const fn part(self) -> i64 {
         match self {
-            Self::Capture => CAPTURED,
+            Self::Capture | Self::VoidCaptured => CAPTURED,
             Self::Refund | Self::RefundCaptured => 40_00,
             _ => self.whole(),
         }
