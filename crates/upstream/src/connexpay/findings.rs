@@ -412,99 +412,7 @@ impl Asking<'_> {
         Ok(row.related_void.map(|related| related.guid))
     }
 
-    /// A refund: by the record that carries our reference, else by how what is left of the sale has changed.
-    pub(super) async fn refund(&mut self) -> Finding {
-        let Some(sale) = id(self.subject, "sale").map(str::to_owned) else {
-            return could_not("the payment has no sale");
-        };
-        let prepared = self.subject.prepared.as_ref();
-        if prepared.is_some_and(|prepared| prepared.as_void) {
-            return self.void().await;
-        }
-        let Some(before) = prepared.and_then(|prepared| prepared.baseline) else {
-            return could_not("what stood before the refund was not recorded");
-        };
-        let reference = self
-            .subject
-            .parent_reference
-            .as_ref()
-            .map(AsRef::<str>::as_ref);
-        let stands = match self.stands(Kind::Sales, &sale, reference).await {
-            Ok(stands) => stands,
-            Err(detail) => return Finding::CouldNotAsk { detail },
-        };
-        if stands.remaining == before {
-            return Finding::NotFound { conclusive: true };
-        }
-        let exactly_ours = before - stands.remaining == self.subject.amount.minor();
-        let returned = self.return_of(&sale, exactly_ours).await;
-        match returned {
-            Some(guid) => self.followed(
-                UpstreamIds::default(),
-                guid,
-                stands.remaining,
-                stands.settled,
-            ),
-            None if exactly_ours => self.followed(
-                UpstreamIds::default(),
-                sale,
-                stands.remaining,
-                stands.settled,
-            ),
-            None => Finding::Contradiction {
-                detail: format!(
-                    "before a refund of {} the sale stood at {before}, and now at {}",
-                    self.subject.amount.minor(),
-                    stands.remaining
-                ),
-            },
-        }
-    }
-
-    /// The id of our return. Rows do not name their sale, so the records are read; without our reference in one, a
-    /// return of this sale and amount is taken only where the totals have shown that it is ours.
-    async fn return_of(&mut self, sale: &str, exactly_ours: bool) -> Option<String> {
-        let mut rows = self
-            .search(Kind::Returns, &Filter::Days(self.subject))
-            .await
-            .ok()?;
-        rows.retain(|row| {
-            self.money(row.amount.as_ref())
-                .is_none_or(|amount| amount == self.subject.amount)
-        });
-        let guids: Vec<String> = rows
-            .into_iter()
-            .filter_map(|row| row.guid)
-            .take(CANDIDATES_MAX)
-            .collect();
-        let mut unnamed = Vec::new();
-        for guid in guids {
-            let Ok(record) = self.read(Kind::Returns, &guid).await else {
-                continue;
-            };
-            let of_sale = record
-                .sale_guid
-                .as_deref()
-                .or(record.sale.as_ref().and_then(|sale| sale.guid.as_deref()));
-            let approved = status(&record) == Some(Status::Approved);
-            if !approved || !of_sale.is_some_and(|guid| guid.eq_ignore_ascii_case(sale)) {
-                continue;
-            }
-            match record.sequence_number.as_deref() {
-                Some(theirs) if theirs.eq_ignore_ascii_case(self.subject.reference.as_str()) => {
-                    return Some(guid);
-                }
-                Some(_) => {}
-                None => unnamed.push(guid),
-            }
-        }
-        match unnamed.as_slice() {
-            [only] if exactly_ours => Some(only.clone()),
-            _ => None,
-        }
-    }
-
-    fn followed(
+    pub(super) fn followed(
         &self,
         ids: UpstreamIds,
         reference: String,
@@ -549,7 +457,7 @@ impl Asking<'_> {
     }
 }
 
-fn could_not(detail: &str) -> Finding {
+pub(super) fn could_not(detail: &str) -> Finding {
     Finding::CouldNotAsk {
         detail: detail.to_owned(),
     }

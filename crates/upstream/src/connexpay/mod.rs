@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! execute   requests (what is sent) → client (token, one repeat after a proven 401) → answers (what it proves)
-//! look_up   findings over searches: never a row alone, only a record that carries our reference or names our parent
+//! look_up   findings (and returns) over searches: never a row alone, only a record that carries our reference or names our parent
 //! reverse   undo: timeout reversal by sequence number, void, return
 //! prepare   what stands before a void or a refund: the baseline of a later comparison
 //! ```
@@ -20,6 +20,7 @@ mod codes;
 mod findings;
 mod prepare;
 mod requests;
+mod returns;
 mod risk;
 mod scrub;
 mod searches;

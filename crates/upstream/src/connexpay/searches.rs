@@ -14,7 +14,7 @@ use super::wire::{Record, SearchAnswer, SearchRequest, day};
 use super::{ConnexPay, body};
 
 /// Rows asked for in one page. With our reference as the filter there is one; with dates there may be many.
-const PAGE: usize = 100;
+pub(super) const PAGE: usize = 100;
 /// A day on either side: their zone is unknown.
 const DAY: std::time::Duration = std::time::Duration::from_hours(24);
 

@@ -1,21 +1,18 @@
 //! Findings: what is ours, what is nobody's, and what nobody can tell.
 
-use gateway_core::connector::{
-    Connector, Control, Finding, Found, PrepareError, Standing, Subject, UpstreamIds,
-};
+use gateway_core::connector::{Connector, Control, Finding, Found, Standing, Subject, UpstreamIds};
 use gateway_core::key::UpstreamReference;
 use gateway_core::operation::Verb;
 use serde_json::{Value, json};
 
+use crate::refunds::sale_at;
 use crate::world::{
     AUTH, CAPTURE, CONTROL, CREATE, DEVICE, OTHER, REFERENCE, Reply, SALE, Seen, World, error, ok,
     prepared,
 };
 
-const RETURN: &str = "4f31b350-edd1-49fd-a1ad-4b065f78d7b9";
-
 /// A record as `GET` shows it, with some members replaced.
-fn record(guid: &str, members: Value) -> Value {
+pub(crate) fn record(guid: &str, members: Value) -> Value {
     let mut record = json!({
         "guid": guid, "status": "Transaction - Approved", "batchStatus": "Batch - Open", "deviceGuid": DEVICE,
         "amount": 15.00, "effectiveAmount": 15.00, "processorStatusCode": "A0000", "wasProcessed": true,
@@ -36,11 +33,11 @@ fn row(guid: &str, members: Value) -> Value {
     row
 }
 
-fn rows(rows: &[Value]) -> Reply {
+pub(crate) fn rows(rows: &[Value]) -> Reply {
     ok(&json!({"count": rows.len(), "ret": rows}))
 }
 
-fn searched(seen: &Seen) -> (String, String) {
+pub(crate) fn searched(seen: &Seen) -> (String, String) {
     let order = serde_json::from_str::<Value>(&seen.text).ok();
     let order = order.and_then(|body| body["OrderNumber"].as_str().map(str::to_owned));
     let call = seen
@@ -59,11 +56,11 @@ fn control() -> Control {
     }
 }
 
-async fn find(world: &World, subject: &Subject, control: Option<&Control>) -> Finding {
+pub(crate) async fn find(world: &World, subject: &Subject, control: Option<&Control>) -> Finding {
     world.connector.look_up(subject, control).await.finding
 }
 
-fn standing(finding: &Finding) -> Option<(i64, bool)> {
+pub(crate) fn standing(finding: &Finding) -> Option<(i64, bool)> {
     match finding {
         Finding::Found(Found::Approved {
             standing: Standing { remaining, settled },
@@ -73,11 +70,11 @@ fn standing(finding: &Finding) -> Option<(i64, bool)> {
     }
 }
 
-fn could_not_ask(finding: &Finding) -> bool {
+pub(crate) fn could_not_ask(finding: &Finding) -> bool {
     matches!(finding, Finding::CouldNotAsk { .. })
 }
 
-fn contradiction(finding: &Finding) -> bool {
+pub(crate) fn contradiction(finding: &Finding) -> bool {
     matches!(finding, Finding::Contradiction { .. })
 }
 
@@ -285,6 +282,7 @@ async fn a_capture_is_found_by_the_authorization_it_names() {
                 AUTH,
                 json!({"orderNumber": CREATE, "relatedCapture": related}),
             )]),
+            (call, _) if call.starts_with("GET /AuthOnlys") => ok(&record(AUTH, json!({}))),
             (call, _) if call.starts_with("GET /Captures") => ok(&record(
                 CAPTURE,
                 json!({"authOnlyGuid": AUTH, "newAmount": new_amount, "sequenceNumber": sequence,
@@ -337,18 +335,6 @@ async fn without_the_authorization_in_a_search_captures_are_read_one_by_one() {
     );
 }
 
-/// A world in which one sale stands at so much.
-async fn sale_at(effective: f64, batch: &'static str) -> World {
-    World::new(move |seen| match searched(seen).0.as_str() {
-        call if call.starts_with("GET /sales") => ok(&record(
-            SALE,
-            json!({"effectiveAmount": effective, "batchStatus": batch}),
-        )),
-        _ => Reply::Empty(404),
-    })
-    .await
-}
-
 #[tokio::test]
 async fn a_void_is_known_by_what_it_left() {
     for (effective, expected) in [(0.0, "found"), (15.0, "not found"), (7.5, "contradiction")] {
@@ -384,133 +370,4 @@ async fn the_void_of_an_authorization_is_seen_in_the_list_if_nowhere_else() {
             assert_eq!(finding, Finding::NotFound { conclusive: true });
         }
     }
-}
-
-#[tokio::test]
-async fn a_refund_is_known_by_exactly_its_change() {
-    for (effective, expected) in [
-        (15.0, "not found"),
-        (10.0, "found"),
-        (5.0, "contradiction"),
-        (0.0, "contradiction"),
-    ] {
-        let world = sale_at(effective, "Batch - Closed").await;
-        let subject = prepared(world.follow_up(Verb::Refund, 500, &[("sale", SALE)]), 1_500);
-        let finding = find(&world, &subject, None).await;
-        let is_expected = match expected {
-            "found" => standing(&finding) == Some((1_000, true)),
-            "not found" => finding == Finding::NotFound { conclusive: true },
-            _ => contradiction(&finding),
-        };
-        assert!(is_expected, "{effective}: {finding:?}");
-    }
-    let world = sale_at(10.0, "Batch - Closed").await;
-    let no_baseline = world.follow_up(Verb::Refund, 500, &[("sale", SALE)]);
-    assert!(could_not_ask(&find(&world, &no_baseline, None).await));
-}
-
-#[tokio::test]
-async fn a_return_that_carries_our_reference_is_ours_whatever_else_changed() {
-    let world = World::new(|seen| match searched(seen).0.as_str() {
-        call if call.starts_with("GET /sales") => {
-            ok(&record(SALE, json!({"effectiveAmount": 2.5})))
-        }
-        "POST /Search/Returns" => rows(&[
-            json!({"guid": OTHER, "status": "Transaction - Approved", "amount": 5}),
-            json!({"guid": RETURN, "status": "Transaction - Approved", "amount": 5}),
-            json!({"guid": AUTH, "status": "Transaction - Approved", "amount": 7.5}),
-        ]),
-        call if call.starts_with("GET /returns") => {
-            let sequence = if call.ends_with(RETURN) {
-                REFERENCE
-            } else {
-                "0SOMEBODYELSES000"
-            };
-            let guid = call.rsplit('/').next().unwrap();
-            ok(&record(
-                guid,
-                json!({"saleGuid": SALE, "amount": 5, "sequenceNumber": sequence}),
-            ))
-        }
-        _ => Reply::Empty(404),
-    })
-    .await;
-    let subject = prepared(world.follow_up(Verb::Refund, 500, &[("sale", SALE)]), 1_500);
-    let finding = find(&world, &subject, None).await;
-    let Finding::Found(Found::Approved { approval, .. }) = finding else {
-        panic!("{finding:?}")
-    };
-    assert_eq!(approval.upstream_reference, RETURN);
-}
-
-#[tokio::test]
-async fn a_refund_takes_the_form_that_settlement_allows() {
-    let prepare = async |effective, batch, verb, minor| {
-        let world = sale_at(effective, batch).await;
-        world
-            .connector
-            .prepare(&world.follow_up(verb, minor, &[("sale", SALE)]))
-            .await
-    };
-    let (open, closed) = ("Batch - Open", "Batch - Closed");
-    let whole = prepare(15.0, open, Verb::Refund, 1_500).await.unwrap();
-    assert_eq!((whole.baseline, whole.as_void), (Some(1_500), true));
-    let part = prepare(15.0, closed, Verb::Refund, 500).await.unwrap();
-    assert_eq!((part.baseline, part.as_void), (Some(1_500), false));
-    assert_eq!(
-        prepare(15.0, open, Verb::Refund, 500).await,
-        Err(PrepareError::NotSettled)
-    );
-    assert!(matches!(
-        prepare(4.0, closed, Verb::Refund, 500).await,
-        Err(PrepareError::NothingLeft { .. })
-    ));
-    assert_eq!(
-        prepare(15.0, closed, Verb::Void, 1_500).await,
-        Err(PrepareError::AlreadySettled)
-    );
-    assert!(matches!(
-        prepare(0.0, open, Verb::Void, 1_500).await,
-        Err(PrepareError::NothingLeft { .. })
-    ));
-    assert_eq!(
-        prepare(15.0, open, Verb::Void, 1_500)
-            .await
-            .unwrap()
-            .baseline,
-        Some(1_500)
-    );
-
-    let silent = World::new(|seen| {
-        if seen.call == "POST /token" {
-            Reply::Empty(404)
-        } else {
-            Reply::Html(502)
-        }
-    })
-    .await;
-    let subject = silent.follow_up(Verb::Refund, 500, &[("sale", SALE)]);
-    assert!(matches!(
-        silent.connector.prepare(&subject).await,
-        Err(PrepareError::CouldNotAsk(_))
-    ));
-}
-
-#[tokio::test]
-async fn the_sale_of_a_capture_is_fetched_where_its_answer_was_lost() {
-    let world = World::new(|seen| match searched(seen).0.as_str() {
-        call if call.starts_with("GET /Captures") => {
-            ok(&record(CAPTURE, json!({"relatedSale": {"guid": SALE}})))
-        }
-        call if call.starts_with("GET /sales") => ok(&record(SALE, json!({}))),
-        _ => Reply::Empty(404),
-    })
-    .await;
-    let subject = world.follow_up(
-        Verb::Refund,
-        1_500,
-        &[("authorization", AUTH), ("capture", CAPTURE)],
-    );
-    let prepared = world.connector.prepare(&subject).await.unwrap();
-    assert_eq!(prepared.ids.get("sale").map(String::as_str), Some(SALE));
 }

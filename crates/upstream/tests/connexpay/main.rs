@@ -5,6 +5,7 @@
 )]
 
 mod look_ups;
+mod refunds;
 mod sends;
 mod undo;
 mod world;
