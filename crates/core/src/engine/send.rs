@@ -89,6 +89,7 @@ impl Operation {
             operation: self.id,
             payment: self.payment,
             epoch: self.epoch,
+            attempt: self.attempt,
             sends: self.sends,
             from,
             to,

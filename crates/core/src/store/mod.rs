@@ -284,6 +284,8 @@ pub struct Settlement {
     pub payment: Option<PaymentId>,
     /// As read when the decision was made.
     pub epoch: i64,
+    /// The claim of the key that was sent: a late answer to one says nothing of the next.
+    pub attempt: u32,
     /// As counted in the ledger when the decision was made: an answer to the first send says nothing of a second one,
     /// so a late answer is kept with it.
     pub sends: u32,
@@ -304,7 +306,7 @@ pub enum Settled {
     /// Written, now or by an earlier try of the same settlement.
     Applied(Box<Operation>),
     /// The epoch moved, or it is final already: nothing was written but a `late_answer` event and, if the operation is
-    /// still open, `late` on its row with its next check now.
+    /// still open in the same attempt, `late` on its row with its next check now.
     Stale(Box<Operation>),
 }
 
@@ -379,6 +381,8 @@ impl Operation {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LateAnswer {
     pub state: State,
+    /// The claim of the key it learned this of.
+    pub attempt: u32,
     /// How often the request had been sent when it learned this.
     pub sends: u32,
     pub at: Timestamp,

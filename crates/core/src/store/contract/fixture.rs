@@ -200,6 +200,7 @@ pub fn settlement(operation: &Operation, to: State) -> Settlement {
         operation: operation.id,
         payment: operation.payment,
         epoch: operation.epoch,
+        attempt: operation.attempt,
         sends: operation.sends,
         from,
         effects: effects(&facts, from, to.name()).expect("a legal transition"),

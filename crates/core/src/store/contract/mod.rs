@@ -49,6 +49,7 @@ macro_rules! store_contract {
             refunds_add_up_and_end_as_refunded
             a_settlement_of_another_epoch_is_late
             a_late_answer_does_not_give_way_to_a_weaker_one
+            a_late_answer_of_an_earlier_attempt_is_only_told
             a_final_state_stays
             unknown_keeps_the_amount_and_lets_others_go_on
             unknown_that_compares_totals_keeps_the_payment

@@ -205,6 +205,32 @@ pub async fn a_late_answer_does_not_give_way_to_a_weaker_one(store: Ledger) {
     assert_eq!(late.state, approved(1_000));
 }
 
+pub async fn a_late_answer_of_an_earlier_attempt_is_only_told(store: Ledger) {
+    let first = begin(&store, sale("k", 1_000)).await;
+    end(&store, &first, not_sent()).await;
+    let second = begin(&store, sale("k", 1_000)).await;
+    assert_eq!((second.id, second.attempt, second.sends), (first.id, 2, 1));
+    let running = settle_one(&store, settlement(&first, declined())).await;
+    assert!(matches!(running, Settled::Stale(_)), "{running:?}");
+    // The second was sent and nobody knows its end: what the first learned too late must not end it.
+    let lost = end(&store, &second, unknown()).await;
+    let answers = [not_sent(), declined(), approved(1_000)];
+    for late in answers {
+        let settled = settle_one(&store, settlement(&first, late)).await;
+        let Settled::Stale(open) = settled else {
+            panic!("{settled:?}")
+        };
+        assert_eq!((&open.late, open.due_at), (&None, lost.due_at));
+    }
+    let stored = read(&store, first.id).await;
+    assert_eq!((stored.late, stored.due_at), (None, lost.due_at));
+    let events = store.timeline(first.id).await.expect("readable");
+    let told = events
+        .iter()
+        .filter(|event| event.kind == EventKind::LateAnswer && event.evidence["attempt"] == 1);
+    assert_eq!(told.count(), 4);
+}
+
 pub async fn a_final_state_stays(store: Ledger) {
     let sold = charged(&store, "k", 1_000).await;
     let mut wrong = settlement(&begin(&store, sale("other", 1_000)).await, declined());

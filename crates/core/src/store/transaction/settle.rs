@@ -76,13 +76,16 @@ async fn keep_late<T: Transaction>(
     let now = tx.now();
     let answer = LateAnswer {
         state: settlement.to.clone(),
+        attempt: settlement.attempt,
         sends: settlement.sends,
         at: now,
     };
     let operation = &mut row.operation;
     let open = !operation.state.is_final() && operation.state.name() != StateName::NotSent;
+    // An answer to an earlier attempt says nothing of this one, which may have been sent.
+    let of_this = settlement.attempt == operation.attempt;
     let outweighs = |kept: &LateAnswer| weight(&answer.state) >= weight(&kept.state);
-    if open && operation.late.as_ref().is_none_or(outweighs) {
+    if open && of_this && operation.late.as_ref().is_none_or(outweighs) {
         operation.late = Some(answer);
         // A reversal is never due itself. What is Recorded was claimed again, and is due at its deadline.
         if operation.due_at.is_some() && operation.state != State::Recorded {
@@ -91,7 +94,8 @@ async fn keep_late<T: Transaction>(
         tx.write_operation(row).await?;
     }
     let evidence = json!({
-        "answer": settlement.to, "epoch": settlement.epoch, "sends": settlement.sends, "evidence": settlement.evidence,
+        "answer": settlement.to, "epoch": settlement.epoch, "attempt": settlement.attempt, "sends": settlement.sends,
+        "evidence": settlement.evidence,
     });
     let event = NewEvent {
         kind: EventKind::LateAnswer,
