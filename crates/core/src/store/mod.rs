@@ -77,7 +77,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     async fn metadata(&self, payment: PaymentId) -> Result<Option<String>, StoreError>;
     async fn erase_metadata(&self, payment: PaymentId) -> Result<(), StoreError>;
 
-    /// Records the wish to undo what a key did or will do, and raises the epoch, in one commit. Idempotent.
+    /// Records the wish to undo what a key did or will do, and raises the epoch, in one commit. Idempotent. What ended
+    /// or is unknown then belongs to the wish's owner; what is being sent stays with whoever sends it.
     async fn cancel(&self, wish: &CancelWish) -> Result<CancelRecorded, StoreError>;
 
     /// Counts this replica's heartbeat up (inserting it at first) and returns every other replica's counter.
@@ -93,7 +94,8 @@ pub trait Store: Send + Sync + fmt::Debug {
         silent: &[ReplicaId],
         limit: u32,
     ) -> Result<Vec<Operation>, StoreError>;
-    /// Takes over Recorded operations past their deadline, whoever owns them, and what was handed over.
+    /// Takes over Recorded operations past their deadline, whoever owns them; what was handed over; and what has been due
+    /// for [`ORPHANED_AFTER`] to an owner that has no heartbeat at all: it left, or is forgotten.
     async fn adopt_overdue(&self, me: ReplicaId, limit: u32) -> Result<Vec<Operation>, StoreError>;
     /// Gives up every open operation of `me` that is not Recorded, so that others adopt them at once (drain).
     async fn hand_over(&self, me: ReplicaId) -> Result<u64, StoreError>;
@@ -361,6 +363,10 @@ pub struct Operation {
     pub parent_reference: Option<UpstreamReference>,
     pub parent_card: Option<StoredCard>,
 }
+
+/// How long something must have been due before an owner without heartbeat counts as gone: one that has just started owns
+/// nothing that is due, and its first beat takes less.
+pub const ORPHANED_AFTER: Duration = Duration::from_secs(5);
 
 /// Slack between the horizon and the promise to callers: one more check has to run.
 pub const RESOLVE_SLACK: Duration = Duration::from_secs(30);

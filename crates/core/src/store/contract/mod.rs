@@ -63,6 +63,7 @@ macro_rules! store_contract {
             cancelling_is_idempotent
             cancelling_what_sent_nothing_ends_it
             cancelling_an_approved_create_makes_it_due_until_nothing_stands
+            what_is_cancelled_is_undone_by_whoever_was_asked
             cancelling_a_declined_create_only_marks_it
             a_follow_up_cannot_be_cancelled
             a_reversal_is_recorded_before_it_is_sent
@@ -79,6 +80,7 @@ macro_rules! store_contract {
             adoption_of_a_follow_up_releases_its_payment
             what_is_handed_over_is_adopted_by_anybody
             overdue_operations_are_adopted_whoever_owns_them
+            what_fell_due_just_now_is_left_to_its_owner
             due_operations_come_soonest_first
             a_check_moves_the_due_time_and_is_counted
             a_send_is_counted_and_moves_the_horizon

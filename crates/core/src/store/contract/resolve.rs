@@ -181,6 +181,22 @@ pub async fn overdue_operations_are_adopted_whoever_owns_them(store: Ledger) {
     assert!(events.iter().any(|event| event.kind == EventKind::Adopted));
 }
 
+pub async fn what_fell_due_just_now_is_left_to_its_owner(store: Ledger) {
+    // It has not beaten yet, or left a moment ago: only what lies about for longer belongs to nobody.
+    let (unheard, alive) = (replica(), replica());
+    store.beat(alive).await.expect("beats");
+    for (name, owner) in [("k1", unheard), ("k2", alive)] {
+        let intent = Intent {
+            owner,
+            ..sale(name, 1_000)
+        };
+        let recorded = begin(&store, intent).await;
+        end(&store, &recorded, unknown()).await;
+    }
+    let adopted = store.adopt_overdue(alive, 10).await.expect("adopted");
+    assert!(adopted.is_empty(), "{adopted:?}");
+}
+
 async fn lost(store: &Ledger, name: &str, check_after: Duration) -> Operation {
     let recorded = begin(store, sale(name, 1_000)).await;
     let settlement = crate::store::Settlement {

@@ -8,7 +8,7 @@ use crate::connector::{ReversalForm, UpstreamIds};
 use crate::operation::{Failure, Reserved, State, StateName, Verb};
 use crate::payment::PaymentStatus;
 use crate::store::{
-    CancelRecorded, CancelWish, EventKind, Operation, Recorded, ReversalBegun, Settled,
+    CancelRecorded, CancelWish, EventKind, Intent, Operation, Recorded, ReversalBegun, Settled,
 };
 
 async fn cancelled(store: &Ledger, wish: &CancelWish) -> Operation {
@@ -98,7 +98,7 @@ pub async fn cancelling_an_approved_create_makes_it_due_until_nothing_stands(sto
     let wished = cancelled(&store, &wish("k")).await;
     assert_eq!(wished.state, sold.state);
     assert_eq!(wished.epoch, sold.epoch + 1);
-    let due = store.due(sold.owner, 10).await.expect("readable");
+    let due = store.due(wished.owner, 10).await.expect("readable");
     assert_eq!(due.len(), 1);
     let form = ReversalForm::Void {
         ids: UpstreamIds::default(),
@@ -117,7 +117,7 @@ pub async fn cancelling_an_approved_create_makes_it_due_until_nothing_stands(sto
     end(&store, &reversal, approved(1_000)).await;
     assert!(
         store
-            .due(sold.owner, 10)
+            .due(wished.owner, 10)
             .await
             .expect("readable")
             .is_empty()
@@ -127,6 +127,33 @@ pub async fn cancelling_an_approved_create_makes_it_due_until_nothing_stands(sto
     assert_eq!((payment.busy_with, payment.refund_reserved), (None, 0));
     // The recorded answer stays what it was.
     assert_eq!(read(&store, sold.id).await.state, sold.state);
+}
+
+pub async fn what_is_cancelled_is_undone_by_whoever_was_asked(store: Ledger) {
+    let (gone, asked) = (replica(), replica());
+    store.beat(gone).await.expect("beats");
+    let mut made = Vec::new();
+    for (name, to) in [("approved", approved(1_000)), ("unknown", unknown())] {
+        let intent = Intent {
+            owner: gone,
+            ..sale(name, 1_000)
+        };
+        let recorded = begin(&store, intent).await;
+        made.push(end(&store, &recorded, to).await);
+    }
+    for operation in &made {
+        let wish = CancelWish {
+            owner: asked,
+            ..wish(operation.key.as_str())
+        };
+        let wished = cancelled(&store, &wish).await;
+        assert_eq!(wished.owner, asked);
+    }
+    // Who made them may leave: nothing open is its own any more.
+    store.leave(gone).await.expect("leaves");
+    assert!(store.beat(asked).await.expect("beats").is_empty());
+    let due = store.due(asked, 10).await.expect("readable");
+    assert_eq!(due.len(), 2);
 }
 
 pub async fn cancelling_a_declined_create_only_marks_it(store: Ledger) {

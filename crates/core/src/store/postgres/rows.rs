@@ -19,7 +19,7 @@ use crate::ledger::Entry;
 use crate::payment::Payment;
 use crate::store::row::{self, Columns, Held, operation_columns, parent_columns, payment_columns};
 use crate::store::transaction::{LiveCreate, NewEvent, Transaction, nobody};
-use crate::store::{Operation, StoreError};
+use crate::store::{ORPHANED_AFTER, Operation, StoreError};
 
 /// Locked with its payment's columns beside it, which are not.
 macro_rules! locked_operation {
@@ -110,14 +110,20 @@ impl<'connection> PgTransaction<'connection> {
         self.all(query.bind(owners).bind(i64::from(limit))).await
     }
 
-    /// Recorded operations past their deadline, whoever owns them, and whatever belongs to nobody.
+    /// Recorded operations past their deadline, whoever owns them, and whatever belongs to nobody or to a replica that
+    /// is not there.
     pub(super) async fn overdue(&mut self, limit: u32) -> Result<Vec<Held>, StoreError> {
         let query = sqlx::query(locked_due!(
             "(d.due_at <= now() and o.state = 'recorded') or d.owner = $2
+             or (d.due_at <= now() - $3 * interval '1 microsecond'
+                 and not exists (select from replica r where r.id = d.owner))
              order by d.due_at limit $1 for update of o skip locked"
         ));
-        self.all(query.bind(i64::from(limit)).bind(nobody().uuid()))
-            .await
+        let query = query
+            .bind(i64::from(limit))
+            .bind(nobody().uuid())
+            .bind(micros(ORPHANED_AFTER));
+        self.all(query).await
     }
 }
 

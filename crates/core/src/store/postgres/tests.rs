@@ -6,10 +6,13 @@ use secrecy::SecretString;
 use sqlx::{Connection, Executor, PgConnection, Row};
 use uuid::Uuid;
 
+use crate::key::ReplicaId;
 use crate::store::contract::{
-    Ledger, approved, begin, charged, end, feed, read, replica, sale, settlement, wish,
+    Ledger, approved, begin, charged, end, feed, read, replica, sale, settlement, unknown, wish,
 };
-use crate::store::{EventQuery, PostgresOptions, PostgresStore, Recorded, Store, StoreError};
+use crate::store::{
+    EventQuery, Intent, Operation, PostgresOptions, PostgresStore, Recorded, Store, StoreError,
+};
 
 /// An empty ledger in a database that is dropped at the end.
 struct Fresh {
@@ -376,5 +379,42 @@ async fn settlements_touch_no_index_of_operations_and_payments() {
             "{table}: only {within} of {updated} stayed in their page"
         );
     }
+    ledger.end().await;
+}
+
+/// An unknown sale of `owner` whose check has been due for ten seconds.
+async fn forgotten(ledger: &Fresh, name: &str, owner: ReplicaId) -> Operation {
+    let intent = Intent {
+        owner,
+        ..sale(name, 1_000)
+    };
+    let recorded = begin(&ledger.store(), intent).await;
+    let lost = end(&ledger.store(), &recorded, unknown()).await;
+    let mut raw = ledger.raw().await;
+    for sql in [
+        "update operation set due_at = recorded_at - interval '10 seconds' where id = $1",
+        "update due d set due_at = o.due_at from operation o where o.id = d.operation and o.id = $1",
+    ] {
+        let aged = sqlx::query(sql)
+            .bind(lost.id.uuid())
+            .execute(&mut raw)
+            .await;
+        aged.expect("written");
+    }
+    lost
+}
+
+#[tokio::test]
+async fn what_belongs_to_a_replica_that_is_gone_is_adopted() {
+    let ledger = fresh().await;
+    let store = ledger.store();
+    let (gone, alive, me) = (replica(), replica(), replica());
+    store.beat(alive).await.expect("beats");
+    let orphan = forgotten(&ledger, "k1", gone).await;
+    let kept = forgotten(&ledger, "k2", alive).await;
+    let adopted = store.adopt_overdue(me, 10).await.expect("adopted");
+    let adopted: Vec<_> = adopted.iter().map(|o| (o.id, o.owner, o.epoch)).collect();
+    assert_eq!(adopted, [(orphan.id, me, orphan.epoch + 1)]);
+    assert_eq!(read(&store, kept.id).await.owner, alive);
     ledger.end().await;
 }

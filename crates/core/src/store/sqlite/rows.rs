@@ -17,7 +17,7 @@ use crate::operation::StateName;
 use crate::payment::{Payment, PaymentStatus};
 use crate::store::row::{self, Columns, Held, operation_columns, parent_columns, payment_columns};
 use crate::store::transaction::{LiveCreate, NewEvent, Transaction, nobody};
-use crate::store::{Operation, StoreError};
+use crate::store::{ORPHANED_AFTER, Operation, StoreError};
 
 /// An operation with its payment's columns beside it.
 macro_rules! select_operation {
@@ -108,16 +108,19 @@ impl<'connection> SqliteTransaction<'connection> {
         Ok(open)
     }
 
-    /// Recorded operations past their deadline, whoever owns them, and whatever belongs to nobody.
+    /// Recorded operations past their deadline, whoever owns them, and whatever belongs to nobody or to a replica that
+    /// is not there.
     pub(super) async fn overdue(&mut self, limit: u32) -> Result<Vec<Held>, StoreError> {
         let query = sqlx::query(select_operation!(
-            "where o.due_at is not null and ((o.due_at <= $1 and o.state = 'recorded') or o.owner = $3)
+            "where o.due_at is not null and ((o.due_at <= $1 and o.state = 'recorded') or o.owner = $3
+                 or (o.due_at <= $4 and not exists (select 1 from replica r where r.id = o.owner)))
              order by o.due_at limit $2"
         ));
         let query = query
             .bind(self.now.micros())
             .bind(i64::from(limit))
-            .bind(nobody().uuid());
+            .bind(nobody().uuid())
+            .bind((self.now - ORPHANED_AFTER).micros());
         self.held(query).await
     }
 }

@@ -7,8 +7,9 @@ use sqlx::Connection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use uuid::Uuid;
 
-use crate::store::contract::{Ledger, charged, read};
-use crate::store::{SqliteStore, Store};
+use crate::key::ReplicaId;
+use crate::store::contract::{Ledger, begin, charged, end, read, replica, sale, unknown};
+use crate::store::{Intent, Operation, SqliteStore, Store};
 
 /// An empty ledger in a folder that is removed at the end.
 struct Fresh {
@@ -98,5 +99,39 @@ async fn history_is_written_once_and_balances_whoever_writes() {
     }
     assert_eq!(read(&ledger.store(), sold.id).await.state, sold.state);
     drop(raw);
+    ledger.end().await;
+}
+
+/// An unknown sale of `owner` whose check has been due for ten seconds.
+async fn forgotten(ledger: &Fresh, name: &str, owner: ReplicaId) -> Operation {
+    let intent = Intent {
+        owner,
+        ..sale(name, 1_000)
+    };
+    let recorded = begin(&ledger.store(), intent).await;
+    let lost = end(&ledger.store(), &recorded, unknown()).await;
+    let mut raw = ledger.raw().await;
+    let sql = "update operation set due_at = recorded_at - 10000000 where id = $1";
+    let aged = sqlx::query(sql)
+        .bind(lost.id.uuid())
+        .execute(&mut raw)
+        .await;
+    aged.expect("written");
+    raw.close().await.expect("closes");
+    lost
+}
+
+#[tokio::test]
+async fn what_belongs_to_a_replica_that_is_gone_is_adopted() {
+    let ledger = fresh().await;
+    let store = ledger.store();
+    let (gone, alive, me) = (replica(), replica(), replica());
+    store.beat(alive).await.expect("beats");
+    let orphan = forgotten(&ledger, "k1", gone).await;
+    let kept = forgotten(&ledger, "k2", alive).await;
+    let adopted = store.adopt_overdue(me, 10).await.expect("adopted");
+    let adopted: Vec<_> = adopted.iter().map(|o| (o.id, o.owner, o.epoch)).collect();
+    assert_eq!(adopted, [(orphan.id, me, orphan.epoch + 1)]);
+    assert_eq!(read(&store, kept.id).await.owner, alive);
     ledger.end().await;
 }

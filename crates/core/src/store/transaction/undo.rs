@@ -72,8 +72,10 @@ pub(in crate::store) async fn cancel<T: Transaction>(
             operation.epoch += 1;
             take_away(tx, &mut row, wish.check_after, "cancellation requested").await?;
         }
+        // Whoever was asked undoes it: its owner may have left, and what nobody owns nobody checks.
         StateName::Unknown | StateName::Parked => {
             operation.epoch += 1;
+            operation.owner = wish.owner;
             operation.due_at = Some(now + wish.check_after);
             tx.write_operation(&row).await?;
         }
@@ -92,6 +94,7 @@ pub(in crate::store) async fn cancel<T: Transaction>(
         }
         StateName::Approved => {
             operation.epoch += 1;
+            operation.owner = wish.owner;
             operation.due_at = Some(now);
             tx.write_operation(&row).await?;
         }
