@@ -458,7 +458,7 @@ pub enum ReversalBegun {
     Ended { reversal: Box<Operation> },
     /// A follow-up has the payment: later.
     Busy,
-    /// The epoch moved.
+    /// The epoch moved, or there is nothing to undo any more: it ended, and no cancellation of it is open.
     Stale,
 }
 

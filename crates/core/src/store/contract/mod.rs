@@ -71,6 +71,7 @@ macro_rules! store_contract {
             a_refund_form_is_never_sent_twice
             a_reversal_that_sent_nothing_begins_anew
             a_reversal_with_an_old_epoch_is_stale
+            what_became_approved_meanwhile_is_not_reversed
             a_reversal_that_ended_is_not_sent_again
             a_reversal_waits_for_a_follow_up
 

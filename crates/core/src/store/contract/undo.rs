@@ -181,6 +181,12 @@ pub async fn a_follow_up_cannot_be_cancelled(store: Ledger) {
     );
 }
 
+/// A sale that was approved and is to be undone.
+async fn unwanted(store: &Ledger, name: &str) -> Operation {
+    charged(store, name, 1_000).await;
+    cancelled(store, &wish(name)).await
+}
+
 /// An unknown sale, as the resolver meets it.
 async fn lost_sale(store: &Ledger, name: &str) -> Operation {
     let recorded = begin(store, sale(name, 1_000)).await;
@@ -242,6 +248,7 @@ pub async fn a_reversal_of_an_approved_sale_takes_what_remains(store: Ledger) {
     let payment = payment_of(&store, &sold).await;
     let refund = begin(&store, follow_up("r", Verb::Refund, 300, &payment)).await;
     end(&store, &refund, approved(300)).await;
+    let sold = cancelled(&store, &wish("k")).await;
     let form = ReversalForm::Refund {
         ids: UpstreamIds::default(),
         amount: 700,
@@ -269,7 +276,7 @@ pub async fn a_reversal_of_an_approved_sale_takes_what_remains(store: Ledger) {
 }
 
 pub async fn a_refund_form_is_never_sent_twice(store: Ledger) {
-    let sold = charged(&store, "k", 1_000).await;
+    let sold = unwanted(&store, "k").await;
     let form = ReversalForm::Refund {
         ids: UpstreamIds::default(),
         amount: 1_000,
@@ -299,7 +306,7 @@ pub async fn a_refund_form_is_never_sent_twice(store: Ledger) {
 }
 
 pub async fn a_reversal_that_sent_nothing_begins_anew(store: Ledger) {
-    let sold = charged(&store, "k", 1_000).await;
+    let sold = unwanted(&store, "k").await;
     let form = ReversalForm::Refund {
         ids: UpstreamIds::default(),
         amount: 1_000,
@@ -315,6 +322,31 @@ pub async fn a_reversal_that_sent_nothing_begins_anew(store: Ledger) {
     assert_eq!((again.id, again.attempt, again.sends), (first.id, 2, 1));
     assert_eq!(again.state, State::Recorded);
     assert_eq!(payment_of(&store, &sold).await.refund_reserved, 1_000);
+}
+
+pub async fn what_became_approved_meanwhile_is_not_reversed(store: Ledger) {
+    let void = ReversalForm::Void {
+        ids: UpstreamIds::default(),
+    };
+    let lost = lost_sale(&store, "k").await;
+    let decided = reversal(&lost, void.clone(), None);
+    // A settlement leaves the epoch as it was.
+    let sold = end(&store, &lost, approved(1_000)).await;
+    assert_eq!(sold.epoch, decided.epoch);
+    let running = begin(&store, sale("k2", 1_000)).await;
+    let failed = lost_sale(&store, "k3").await;
+    let failed = end(&store, &failed, declined()).await;
+    for of in [&sold, &running, &failed] {
+        let wanted = reversal(of, void.clone(), None);
+        let answer = store.begin_reversal(&wanted).await.expect("readable");
+        assert!(matches!(answer, ReversalBegun::Stale), "{answer:?}");
+        let begun = store.reversal_of(of.id).await.expect("readable");
+        assert!(begun.is_none(), "{begun:?}");
+        assert_eq!(read(&store, of.id).await.epoch, of.epoch);
+    }
+    // Once it is to be undone it may be.
+    let wished = cancelled(&store, &wish("k")).await;
+    sent(&store, &reversal(&wished, void, None)).await;
 }
 
 pub async fn a_reversal_with_an_old_epoch_is_stale(store: Ledger) {
@@ -356,6 +388,7 @@ pub async fn a_reversal_waits_for_a_follow_up(store: Ledger) {
     let sold = charged(&store, "k", 1_000).await;
     let payment = payment_of(&store, &sold).await;
     let refund = begin(&store, follow_up("r", Verb::Refund, 300, &payment)).await;
+    let sold = cancelled(&store, &wish("k")).await;
     let form = ReversalForm::Void {
         ids: UpstreamIds::default(),
     };

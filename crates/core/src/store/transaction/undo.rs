@@ -173,6 +173,9 @@ pub(in crate::store) async fn begin_reversal<T: Transaction>(
     if of.operation.epoch != wanted.epoch {
         return Ok(repeated(wanted, of, existing));
     }
+    if !may_be_reversed(&of.operation) {
+        return Ok(ReversalBegun::Stale);
+    }
     let mut payment = match of.operation.payment {
         Some(id) => Some(locked_payment(tx, id).await?),
         None => None,
@@ -198,6 +201,21 @@ pub(in crate::store) async fn begin_reversal<T: Transaction>(
         reversal: Box::new(reversal.operation),
         of: Box::new(of.operation),
     })
+}
+
+/// A settlement leaves the epoch as it was: what was unknown when the reversal was decided may have become an approval
+/// that callers were told of, and that only a cancellation undoes.
+fn may_be_reversed(of: &Operation) -> bool {
+    match of.state.name() {
+        StateName::Unknown | StateName::Parked => true,
+        StateName::Approved => of.cancel_requested_at.is_some() && of.due_at.is_some(),
+        StateName::Recorded
+        | StateName::NotSent
+        | StateName::Declined
+        | StateName::Failed
+        | StateName::Reversed
+        | StateName::Cancelled => false,
+    }
 }
 
 /// The epoch moved. If this very call moved it, and nothing happened since, its acknowledgement was lost.
