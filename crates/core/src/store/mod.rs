@@ -97,7 +97,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Takes over Recorded operations past their deadline, whoever owns them; what was handed over; and what has been due
     /// for [`ORPHANED_AFTER`] to an owner that has no heartbeat at all: it left, or is forgotten.
     async fn adopt_overdue(&self, me: ReplicaId, limit: u32) -> Result<Vec<Operation>, StoreError>;
-    /// Gives up every open operation of `me` that is not Recorded, so that others adopt them at once (drain).
+    /// Gives up every open operation of `me` that is not Recorded, so that others adopt them at once (drain). Raises their
+    /// epoch: a check that still runs here must not act on them any more.
     async fn hand_over(&self, me: ReplicaId) -> Result<u64, StoreError>;
 
     /// Operations of mine whose next check is due: Unknown, Parked, and finally Approved ones whose cancellation is not

@@ -150,6 +150,13 @@ pub async fn what_is_handed_over_is_adopted_by_anybody(store: Ledger) {
     .await;
     let open = end(&store, &open, unknown()).await;
     assert_eq!(store.hand_over(leaving).await.expect("handed over"), 1);
+    // What the leaving one was doing with it has no effect any more.
+    assert_eq!(read(&store, open.id).await.epoch, open.epoch + 1);
+    let checked = store
+        .reschedule(&check(&open, None))
+        .await
+        .expect("answers");
+    assert!(checked.is_none(), "its checks go on elsewhere");
     // Nobody is silent, and yet it is taken at once. What still runs is not.
     let adopted = store.adopt_silent(me, &[], 10).await.expect("adopted");
     assert_eq!(adopted.iter().map(|o| o.id).collect::<Vec<_>>(), [open.id]);

@@ -48,7 +48,7 @@ pub(super) async fn leave(lane: &Lane, replica: ReplicaId) -> Result<(), StoreEr
 pub(super) async fn hand_over(lane: &Lane, me: ReplicaId) -> Result<u64, StoreError> {
     let query = sqlx::query(
         "with moved as (
-             update operation o set owner = $2 from due d
+             update operation o set owner = $2, epoch = o.epoch + 1 from due d
              where d.owner = $1 and o.id = d.operation and o.owner = d.owner and o.due_at = d.due_at
                and o.state <> 'recorded'
              returning o.id, o.due_at

@@ -226,7 +226,8 @@ impl Store for SqliteStore {
 
     async fn hand_over(&self, me: ReplicaId) -> Result<u64, StoreError> {
         let query = sqlx::query(
-            "update operation set owner = $2 where owner = $1 and due_at is not null and state <> 'recorded'",
+            "update operation set owner = $2, epoch = epoch + 1
+             where owner = $1 and due_at is not null and state <> 'recorded'",
         );
         let query = query.bind(me.uuid()).bind(nobody().uuid());
         in_transaction!(self, |tx| tx.run(query))
