@@ -19,14 +19,21 @@ use super::wire::Record;
 const CANDIDATES_MAX: usize = 8;
 
 impl Asking<'_> {
-    /// A sale or an authorization, by our reference.
+    /// A sale or an authorization: by its id, where an answer told it; else by our reference.
     pub(super) async fn create(&mut self, shape: Shape, control: Option<&Control>) -> Finding {
-        let kind = if shape == Shape::Sale {
-            Kind::Sales
+        let (kind, name) = if shape == Shape::Sale {
+            (Kind::Sales, "sale")
         } else {
-            Kind::AuthOnlys
+            (Kind::AuthOnlys, "authorization")
         };
-        let reference = self.subject.reference.as_str();
+        let subject = self.subject;
+        if let Some(guid) = id(subject, name) {
+            match self.read(kind, guid).await {
+                Ok(record) => return self.known(shape, record).await,
+                Err(detail) => tracing::debug!(detail, "searching by reference instead"),
+            }
+        }
+        let reference = subject.reference.as_str();
         let rows = match self.search(kind, &Filter::OrderNumber(reference)).await {
             Ok(rows) => rows,
             Err(detail) => return Finding::CouldNotAsk { detail },
@@ -62,6 +69,34 @@ impl Asking<'_> {
             None => false,
         };
         Finding::NotFound { conclusive }
+    }
+
+    /// A create whose id is known. The search adds what only rows tell of an authorization; where it does not answer, or
+    /// does not find it, the record and the payment's ids are enough.
+    async fn known(&mut self, shape: Shape, mut record: Record) -> Finding {
+        let subject = self.subject;
+        let reference = subject.reference.as_str();
+        let theirs = record.sequence_number.as_deref();
+        if theirs.is_some_and(|theirs| !theirs.eq_ignore_ascii_case(reference)) {
+            let detail = "the transaction that is known as ours carries another reference";
+            return Finding::Contradiction {
+                detail: detail.to_owned(),
+            };
+        }
+        let is_captured = id(subject, "sale").or(id(subject, "capture")).is_some();
+        if shape == Shape::AuthOnly && !is_captured {
+            let filter = Filter::OrderNumber(reference);
+            let rows = self.search(Kind::AuthOnlys, &filter).await;
+            let guid = record.guid.clone().unwrap_or_default();
+            let row = rows
+                .ok()
+                .and_then(|rows| rows.into_iter().find(|row| is_guid(row, &guid)));
+            record = match row {
+                Some(row) => with_row(record, row),
+                None => record,
+            };
+        }
+        self.ours(shape, vec![record]).await
     }
 
     /// Whether the same search finds a transaction that is known to be there, and nothing else.
@@ -139,7 +174,8 @@ impl Asking<'_> {
         let Some(approval) = answers::approval(shape, &record, amount) else {
             return could_not("a record without an id");
         };
-        if shape == Shape::AuthOnly && record.related_capture.is_some() {
+        let captured = id(self.subject, "sale").or(id(self.subject, "capture"));
+        if shape == Shape::AuthOnly && (captured.is_some() || record.related_capture.is_some()) {
             return self.captured(approval, &record).await;
         }
         let Some(remaining) = self.remaining(&record) else {
@@ -163,30 +199,19 @@ impl Asking<'_> {
 
     /// An authorization that was captured: what stands of it is the sale.
     async fn captured(&mut self, mut approval: Approval, record: &Record) -> Finding {
-        let authorization = approval.upstream_reference.clone();
-        let capture = record
-            .related_capture
-            .as_ref()
-            .and_then(|related| related.guid.clone());
-        let Some(capture) = capture else {
-            return could_not("captured, and the capture is not named");
+        let sale = match id(self.subject, "sale") {
+            Some(sale) => {
+                approval.ids.extend(&self.subject.parent);
+                sale.to_owned()
+            }
+            None => match self.sale_captured(&approval, record).await {
+                Ok(ids) => {
+                    approval.ids.extend(&ids);
+                    ids.get("sale").unwrap_or_default().to_owned()
+                }
+                Err(detail) => return Finding::CouldNotAsk { detail },
+            },
         };
-        let capture = match self.read(Kind::Captures, &capture).await {
-            Ok(record) => record,
-            Err(detail) => return Finding::CouldNotAsk { detail },
-        };
-        if !names(&capture, &authorization) {
-            return could_not("the capture that it names is another authorization's");
-        }
-        let Some(ids) =
-            answers::approval(Shape::Capture, &capture, approval.amount).map(|capture| capture.ids)
-        else {
-            return could_not("a capture without an id");
-        };
-        let Some(sale) = ids.get("sale").map(str::to_owned) else {
-            return could_not("a capture without its sale");
-        };
-        approval.ids.extend(&ids);
         match self.stands(Kind::Sales, &sale, None).await {
             Ok(sale) => Finding::Found(Found::Approved {
                 approval,
@@ -197,6 +222,29 @@ impl Asking<'_> {
             }),
             Err(detail) => Finding::CouldNotAsk { detail },
         }
+    }
+
+    /// The ids of an authorization's capture, and of the sale that it made.
+    async fn sale_captured(
+        &mut self,
+        authorization: &Approval,
+        record: &Record,
+    ) -> Result<UpstreamIds, String> {
+        let related = record.related_capture.as_ref();
+        let named = related.and_then(|related| related.guid.as_deref());
+        let capture = named.or(id(self.subject, "capture"));
+        let capture = capture.ok_or("captured, and the capture is not named")?;
+        let capture = self.read(Kind::Captures, capture).await?;
+        if !names(&capture, &authorization.upstream_reference) {
+            return Err("the capture that it names is another authorization's".to_owned());
+        }
+        let ids = answers::approval(Shape::Capture, &capture, authorization.amount)
+            .map(|capture| capture.ids)
+            .ok_or("a capture without an id")?;
+        if ids.get("sale").is_none() {
+            return Err("a capture without its sale".to_owned());
+        }
+        Ok(ids)
     }
 
     /// A capture, by the authorization that it names: there is at most one.

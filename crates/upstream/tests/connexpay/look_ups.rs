@@ -275,6 +275,86 @@ async fn what_stands_of_a_captured_authorization_is_its_sale() {
 }
 
 #[tokio::test]
+async fn a_create_whose_id_is_known_is_read_by_it_and_needs_no_search() {
+    for sequence in [json!(REFERENCE), json!(null)] {
+        let world = World::new(move |seen| match searched(seen).0.as_str() {
+            call if call == format!("GET /sales/{SALE}") => ok(&record(
+                SALE,
+                json!({"sequenceNumber": sequence, "effectiveAmount": 10}),
+            )),
+            "POST /token" => Reply::Empty(404),
+            _ => Reply::Html(502),
+        })
+        .await;
+        let subject = world.follow_up(Verb::Sale, 1_500, &[("sale", SALE)]);
+        let finding = find(&world, &subject, None).await;
+        assert_eq!(standing(&finding), Some((1_000, false)));
+        assert_eq!(world.calls(), [format!("GET /sales/{SALE}")]);
+    }
+    let foreign = World::new(|seen| match searched(seen).0.as_str() {
+        call if call.starts_with("GET /sales") => ok(&record(
+            SALE,
+            json!({"sequenceNumber": "0SOMEBODYELSES000"}),
+        )),
+        _ => Reply::Empty(404),
+    })
+    .await;
+    let subject = foreign.follow_up(Verb::Sale, 1_500, &[("sale", SALE)]);
+    let finding = find(&foreign, &subject, None).await;
+    assert!(contradiction(&finding), "{finding:?}");
+}
+
+#[tokio::test]
+async fn what_stands_of_a_known_authorization_is_read_by_id_too() {
+    let ask = async |ids: &[(&str, &str)]| {
+        let world = World::new(|seen| match searched(seen).0.as_str() {
+            call if call.starts_with("GET /AuthOnlys") => ok(&record(AUTH, json!({}))),
+            call if call.starts_with("GET /Captures") => ok(&record(
+                CAPTURE,
+                json!({"authOnlyGuid": AUTH, "relatedSale": {"guid": SALE}}),
+            )),
+            call if call.starts_with("GET /sales") => ok(&record(
+                SALE,
+                json!({"effectiveAmount": 5, "batchStatus": "Batch - Closed"}),
+            )),
+            "POST /token" => Reply::Empty(404),
+            _ => Reply::Html(502),
+        })
+        .await;
+        let finding = find(&world, &world.follow_up(Verb::Authorize, 1_500, ids), None).await;
+        let Finding::Found(Found::Approved { approval, .. }) = &finding else {
+            panic!("{finding:?}")
+        };
+        let sale = approval.ids.get("sale").map(str::to_owned);
+        (standing(&finding), sale)
+    };
+    let held = ask(&[("authorization", AUTH)]).await;
+    assert_eq!(held, (Some((1_500, false)), None));
+    let captured = (Some((500, true)), Some(SALE.to_owned()));
+    let known = [
+        ("authorization", AUTH),
+        ("capture", CAPTURE),
+        ("sale", SALE),
+    ];
+    assert_eq!(ask(&known).await, captured);
+    assert_eq!(ask(&known[..2]).await, captured);
+}
+
+#[tokio::test]
+async fn where_the_id_of_a_create_cannot_be_read_its_reference_is_searched_for() {
+    let world = World::new(|seen| match searched(seen).0.as_str() {
+        "POST /Search/Sales" => rows(&[row(SALE, json!({"orderNumber": REFERENCE}))]),
+        _ => Reply::Empty(404),
+    })
+    .await;
+    let subject = world.follow_up(Verb::Sale, 1_500, &[("sale", SALE)]);
+    assert_eq!(
+        standing(&find(&world, &subject, None).await),
+        Some((1_500, false))
+    );
+}
+
+#[tokio::test]
 async fn a_capture_is_found_by_the_authorization_it_names() {
     let capture = |related: Value, sequence: &'static str, new_amount: f64| {
         World::new(move |seen| match searched(seen) {
