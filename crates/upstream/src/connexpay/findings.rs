@@ -13,10 +13,16 @@ use super::codes;
 use super::requests::{Missing, Target, id};
 use super::scrub::Scrub;
 use super::searches::{Asking, Filter, Kind, is_guid, is_settled, status};
-use super::wire::Record;
+use super::wire::{Record, Related};
 
 /// Records read behind the rows of one search.
 const CANDIDATES_MAX: usize = 8;
+
+/// What an authorization says of its capture.
+enum Captured {
+    By(Box<Record>),
+    Not { conclusive: bool },
+}
 
 impl Asking<'_> {
     /// A sale or an authorization: by its id, where an answer told it; else by our reference.
@@ -253,8 +259,8 @@ impl Asking<'_> {
             return could_not("the payment has no authorization");
         };
         let finding = match self.capture_of(&authorization).await {
-            Ok(Some(capture)) => return self.found_capture(&capture),
-            Ok(None) => return Finding::NotFound { conclusive: true },
+            Ok(Captured::By(capture)) => return self.found_capture(&capture),
+            Ok(Captured::Not { conclusive }) => return Finding::NotFound { conclusive },
             Err(detail) => Finding::CouldNotAsk { detail },
         };
         // Where captures cannot be read, the sale that ours made can be found by our order number.
@@ -288,9 +294,11 @@ impl Asking<'_> {
         }
     }
 
-    /// The capture of an authorization, if there is one; why it cannot be told, if not.
-    async fn capture_of(&mut self, authorization: &str) -> Result<Option<Record>, String> {
+    /// The capture of an authorization, if there is one; why it cannot be told, if not. How fresh a search is, nobody
+    /// documents: that there is none is settled only if the authorization itself, read by its id, stands untouched too.
+    async fn capture_of(&mut self, authorization: &str) -> Result<Captured, String> {
         let subject = self.subject;
+        let record = self.read(Kind::AuthOnlys, authorization).await;
         let row = match &subject.parent_reference {
             Some(reference) => {
                 let rows = self
@@ -303,21 +311,32 @@ impl Asking<'_> {
             }
             None => Err("the authorization's reference is not known".to_owned()),
         };
-        match row {
-            Ok(row) => match row.related_capture {
-                None => return Ok(None),
-                Some(related) => {
-                    if let Some(guid) = related.guid {
-                        let capture = self.read(Kind::Captures, &guid).await?;
-                        return if names(&capture, authorization) {
-                            Ok(Some(capture))
-                        } else {
-                            Err("the capture that it names is another authorization's".to_owned())
-                        };
-                    }
-                }
-            },
-            Err(detail) => tracing::debug!(detail, "looking for the capture among all"),
+        let named_by_record = record
+            .as_ref()
+            .ok()
+            .and_then(|record| record.related_capture.clone());
+        let related = match &row {
+            Ok(row) => named_by_record.or_else(|| row.related_capture.clone()),
+            Err(_) => named_by_record,
+        };
+        match (related, row) {
+            (Some(Related { guid: Some(guid) }), _) => {
+                let capture = self.read(Kind::Captures, &guid).await?;
+                return if names(&capture, authorization) {
+                    Ok(Captured::By(Box::new(capture)))
+                } else {
+                    Err("the capture that it names is another authorization's".to_owned())
+                };
+            }
+            (Some(Related { guid: None }), _) => {
+                tracing::debug!("the capture is not named: looking for it among all");
+            }
+            (None, Ok(row)) => {
+                let conclusive =
+                    record.is_ok_and(|record| self.is_untouched(&with_row(record, row)));
+                return Ok(Captured::Not { conclusive });
+            }
+            (None, Err(detail)) => tracing::debug!(detail, "looking for the capture among all"),
         }
         let order = subject.parent_reference.as_ref().map(AsRef::<str>::as_ref);
         let rows = self.search(Kind::Captures, &Filter::Days(subject)).await?;
@@ -335,10 +354,16 @@ impl Asking<'_> {
         for guid in guids.take(CANDIDATES_MAX).collect::<Vec<_>>() {
             let capture = self.read(Kind::Captures, &guid).await?;
             if names(&capture, authorization) {
-                return Ok(Some(capture));
+                return Ok(Captured::By(Box::new(capture)));
             }
         }
         Err("no capture names the authorization, among those that were read".to_owned())
+    }
+
+    /// Whether an authorization stands as it was approved. One that is voided may have been captured: a void of the
+    /// capture's sale voids it too.
+    fn is_untouched(&self, authorization: &Record) -> bool {
+        status(authorization) == Some(Status::Approved) && self.remaining(authorization) != Some(0)
     }
 
     fn found_capture(&self, capture: &Record) -> Finding {

@@ -392,6 +392,47 @@ async fn a_capture_is_found_by_the_authorization_it_names() {
 }
 
 #[tokio::test]
+async fn a_row_without_a_capture_proves_nothing_until_the_authorization_itself_says_so() {
+    let ask = async |authorization: fn() -> Reply| {
+        let world = World::new(move |seen| match searched(seen).0.as_str() {
+            "POST /Search/AuthOnlys" => rows(&[row(AUTH, json!({"relatedCapture": null}))]),
+            call if call == format!("GET /AuthOnlys/{AUTH}") => authorization(),
+            call if call.starts_with("GET /Captures") => ok(&record(
+                CAPTURE,
+                json!({"authOnlyGuid": AUTH, "newAmount": 15, "sequenceNumber": REFERENCE,
+                       "relatedSale": {"guid": SALE, "amount": 15, "effectiveAmount": 15}}),
+            )),
+            _ => Reply::Empty(404),
+        })
+        .await;
+        let subject = world.follow_up(Verb::Capture, 1_500, &[("authorization", AUTH)]);
+        find(&world, &subject, None).await
+    };
+    let open = ask(|| ok(&record(AUTH, json!({})))).await;
+    assert_eq!(open, Finding::NotFound { conclusive: true });
+    let unproven: [fn() -> Reply; 4] = [
+        || Reply::Empty(404),
+        || Reply::Html(502),
+        || {
+            ok(&record(
+                AUTH,
+                json!({"status": "Transaction - Processor Error"}),
+            ))
+        },
+        // A void of the sale that a capture made takes the authorization with it.
+        || ok(&record(AUTH, json!({"effectiveAmount": 0}))),
+    ];
+    for authorization in unproven {
+        assert_eq!(
+            ask(authorization).await,
+            Finding::NotFound { conclusive: false }
+        );
+    }
+    let stale = ask(|| ok(&record(AUTH, json!({"relatedCapture": {"guid": CAPTURE}})))).await;
+    assert_eq!(standing(&stale), Some((1_500, false)));
+}
+
+#[tokio::test]
 async fn without_the_authorization_in_a_search_captures_are_read_one_by_one() {
     let world = World::new(|seen| match searched(seen).0.as_str() {
         "POST /Search/Captures" => rows(&[
