@@ -142,17 +142,19 @@ async fn not_found_is_conclusive_only_with_a_control() {
             _ => Reply::Empty(404),
         })
     };
-    let cases: [(fn() -> Reply, bool); 5] = [
+    let cases: [(fn() -> Reply, bool); 6] = [
         (|| rows(&[row(OTHER, json!({}))]), true),
         (
             || ok(&json!({"totalResults": 1, "searchResultDTO": [row(OTHER, json!({}))]})),
             true,
         ),
         (|| Reply::Empty(204), false),
+        // A refused attempt, and the one that was approved.
         (
-            || rows(&[row(OTHER, json!({})), row(SALE, json!({}))]),
-            false,
+            || rows(&[row(SALE, json!({})), row(OTHER, json!({}))]),
+            true,
         ),
+        (|| rows(&[row(SALE, json!({}))]), false),
         (|| Reply::Html(502), false),
     ];
     for (answer, conclusive) in cases {
@@ -160,9 +162,15 @@ async fn not_found_is_conclusive_only_with_a_control() {
         let finding = find(&world, &world.subject(Verb::Sale, 1_500), Some(&control())).await;
         assert_eq!(finding, Finding::NotFound { conclusive });
     }
-    let world = with_control(|| Reply::Html(502)).await;
-    let finding = find(&world, &world.subject(Verb::Sale, 1_500), None).await;
-    assert_eq!(finding, Finding::NotFound { conclusive: false });
+    let nameless = Control {
+        ids: UpstreamIds::default(),
+        ..control()
+    };
+    for control in [None, Some(&nameless)] {
+        let world = with_control(|| rows(&[row(OTHER, json!({}))])).await;
+        let finding = find(&world, &world.subject(Verb::Sale, 1_500), control).await;
+        assert_eq!(finding, Finding::NotFound { conclusive: false });
+    }
 }
 
 #[tokio::test]
