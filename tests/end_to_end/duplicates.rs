@@ -1,7 +1,8 @@
-//! A processor that refuses what looks like a sale it has just seen.
+//! What looks like a sale that was made already: to the processor, and to the gateway where a caller asks for it.
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use sandbox::simulators::Options;
 use sandbox::simulators::connexpay::{EntryKind, verb};
 use sandbox::world::{World, claims, sale};
@@ -66,4 +67,50 @@ async fn a_duplicate_refusal_declines_and_leaves_the_other_sale_alone() {
         theirs.pay("k-1", &sale(150_00)).await.expect(201).bytes,
         first.bytes
     );
+}
+
+/// Twenty new keys for one order at once, over two gateways: the order is charged once, and the others are told by whom.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_order_is_charged_once_however_many_keys_race() {
+    let world = World::new().await;
+    let (here, there) = (world.gateway().await, world.gateway().await);
+    let callers = [world.caller(&here.url), world.caller(&there.url)];
+    for round in 0..3 {
+        let mut once = sale(150_00);
+        once["once_per_order"] = true.into();
+        once["order_reference"] = format!("order-{round}").into();
+        let keys: Vec<_> = (0..20)
+            .map(|number| format!("k-{round}-{number}"))
+            .collect();
+        let answers = keys.iter().zip(callers.iter().cycle());
+        let answers = join_all(answers.map(|(key, caller)| caller.pay(key, &once))).await;
+        let charged: Vec<_> = answers
+            .iter()
+            .filter(|answer| answer.status == 201)
+            .collect();
+        let [charged] = charged[..] else {
+            panic!("charged {} times", charged.len());
+        };
+        for (answer, key) in answers
+            .iter()
+            .zip(&keys)
+            .filter(|(answer, _)| answer.status != 201)
+        {
+            assert_eq!(
+                (answer.status, answer.problem()),
+                (409, "possible-duplicate")
+            );
+            assert_eq!(answer.body["existing"]["operation"], charged.operation());
+            callers[0].operation(key).await.expect(404);
+        }
+    }
+    let connexpay = world.simulators.connexpay();
+    assert_eq!(
+        (
+            connexpay.request_count_of(verb::SALE),
+            connexpay.books().net()
+        ),
+        (3, 450_00)
+    );
+    world.audit().await;
 }

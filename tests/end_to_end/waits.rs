@@ -53,6 +53,76 @@ async fn a_follow_up_waits_for_the_one_before_it() {
     }
 }
 
+/// Two requests under one key, the second before the first is recorded: both get the answer of the one operation, not
+/// what the payment would say to a second one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_twin_that_comes_before_the_record_gets_the_same_answer() {
+    for with_redis in [true, false] {
+        let mut world = slow_world().await;
+        if !with_redis {
+            let nobody = reserve_port().expect("a port");
+            world.config.lock_url = format!("redis://127.0.0.1:{nobody}");
+        }
+        let (here, there) = (world.gateway().await, world.gateway().await);
+        let callers = [world.caller(&here.url), world.caller(&there.url)];
+        let connexpay = world.simulators.connexpay();
+        let paid = callers[0]
+            .pay("k-1", &sale(100_00))
+            .await
+            .expect(201)
+            .payment();
+        let unwanted = callers[0]
+            .authorize("k-2", 80_00)
+            .await
+            .expect(201)
+            .payment();
+        let refund = (format!("/v1/payments/{paid}/refunds"), amount(100_00));
+        let void = (format!("/v1/payments/{unwanted}/voids"), json!({}));
+        for (round, (path, body)) in [refund, void].into_iter().enumerate() {
+            // What stands is read before anything is recorded: there the first of them is held.
+            let gate = connexpay.hold(Moment::Received, Selector::verb(verb::READ));
+            let key = format!("k-3-{round}");
+            let twins: Vec<_> = (0..10)
+                .map(|number| {
+                    let (caller, path, key, body) = (
+                        callers[number % 2].clone(),
+                        path.clone(),
+                        key.clone(),
+                        body.clone(),
+                    );
+                    tokio::spawn(async move { caller.post(&path, &key, &body).await })
+                })
+                .collect();
+            gate.reached(1).await.expect("read");
+            under_way(&here, 5).await;
+            under_way(&there, 5).await;
+            assert_eq!(
+                callers[0].operation(&key).await.status,
+                404,
+                "not recorded yet"
+            );
+            gate.release();
+            let mut answers = Vec::new();
+            for twin in twins {
+                answers.push(twin.await.expect("answered").expect(201));
+            }
+            assert!(
+                answers
+                    .iter()
+                    .all(|answer| answer.bytes == answers[0].bytes)
+            );
+            assert_eq!(
+                answers.iter().filter(|answer| !answer.is_replay()).count(),
+                1,
+                "Redis: {with_redis}"
+            );
+        }
+        assert_eq!(connexpay.request_count_of(verb::VOID), 2);
+        assert_eq!(connexpay.books().net(), 0);
+        world.audit().await;
+    }
+}
+
 /// A follow-up that comes while its payment is still being created waits for that, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follow_up_waits_for_the_charge_itself() {

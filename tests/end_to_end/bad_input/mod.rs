@@ -436,13 +436,18 @@ async fn what_the_account_does_not_take_is_named_too(world: World) {
         .await
         .expect(422);
     assert_eq!(pointers(&refused), ["/account"]);
-    let euros = json!({"amount": {"value": 1_00, "currency": "EUR"}}).to_string();
-    for verb in ["captures", "refunds"] {
-        let refused = scene
-            .post(&format!("/v1/payments/{}/{verb}", scene.payment), &euros)
-            .await
-            .expect(422);
-        assert_eq!(pointers(&refused), ["/amount/currency"]);
+    let follow_ups = [
+        (1_00, "EUR", "/amount/currency"),
+        (49, "USD", "/amount/value"),
+        (100_000_000, "USD", "/amount/value"),
+    ];
+    for (value, currency, named) in follow_ups {
+        let body = json!({"amount": {"value": value, "currency": currency}}).to_string();
+        for verb in ["captures", "refunds"] {
+            let path = format!("/v1/payments/{}/{verb}", scene.payment);
+            let refused = scene.post(&path, &body).await.expect(422);
+            assert_eq!(pointers(&refused), [named], "{verb}: {}", refused.body);
+        }
     }
     scene.left_no_trace().await;
 }
