@@ -1,5 +1,7 @@
 //! Cancellation: the wish to undo what a key did, does or will do, written down first and carried out by the resolver.
 
+use tokio::time::Instant;
+
 use super::{Engine, Shared};
 use crate::key::{Client, IdempotencyKey, UpstreamReference};
 use crate::operation::StateName;
@@ -75,7 +77,7 @@ impl Shared {
             StateName::Cancelled | StateName::NotSent | StateName::Declined | StateName::Failed => {
                 None
             }
-            _ => self.store.reversal_of(operation.id).await?,
+            _ => super::by(Instant::now(), self.store.reversal_of(operation.id)).await?,
         };
         let progress = progress(&operation, reversal.as_ref());
         Ok(Cancellation {

@@ -8,7 +8,9 @@ use tokio::sync::oneshot;
 use tracing::Instrument;
 
 use super::create::{Begun, answers, not_new};
-use super::{Account, DEADLINE_SLACK, Engine, Outcome, Permission, Permit, Refusal, Shared, Wait};
+use super::{
+    Account, DEADLINE_SLACK, Engine, Outcome, Permission, Permit, Refusal, Shared, Wait, by,
+};
 use crate::connector::{Capabilities, Fault, LookedUp, PrepareError, Prepared, Subject};
 use crate::idempotency::CanonicalForm;
 use crate::key::{Client, IdempotencyKey, PaymentId, UpstreamReference};
@@ -55,7 +57,8 @@ impl Engine {
     /// One capture, void or refund, under its key.
     pub async fn follow_up(&self, request: FollowUpRequest) -> Outcome {
         let shared = &self.shared;
-        let payment = match shared.store.payment(request.payment).await {
+        let until = shared.wait(request.wait, None).until;
+        let payment = match by(until, shared.store.payment(request.payment)).await {
             Ok(Some(payment)) => payment,
             Ok(None) => return shared.no_payment(&request).await,
             Err(_) => return Outcome::Refused(Refusal::LedgerUnavailable { asked: false }),
@@ -69,11 +72,8 @@ impl Engine {
         let verb = request.verb;
         let intent = shared.follow_up_intent(request, &payment, amount, account.as_deref(), wait);
         // A key that is known answers first: the payment may have become full, settled or void by this very operation.
-        match shared
-            .store
-            .operation_by_key(&intent.client, &intent.key)
-            .await
-        {
+        let known = shared.store.operation_by_key(&intent.client, &intent.key);
+        match by(wait.until, known).await {
             Ok(Some(known)) if known.state.name() != StateName::NotSent => {
                 return if answers(&known, &intent) {
                     shared.replay(known, wait.until).await

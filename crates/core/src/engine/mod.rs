@@ -402,11 +402,8 @@ impl Shared {
         intent: &Intent,
         until: Instant,
     ) -> Outcome {
-        match self
-            .store
-            .operation_by_key(&intent.client, &intent.key)
-            .await
-        {
+        let known = self.store.operation_by_key(&intent.client, &intent.key);
+        match by(until, known).await {
             Ok(Some(operation)) if operation.state.name() != StateName::NotSent => {
                 if create::answers(&operation, intent) {
                     self.replay(operation, until).await
@@ -451,7 +448,8 @@ impl Shared {
         let payment_status = match (replayed, operation.snapshot, operation.payment) {
             (false, Some(snapshot), _) => Some(snapshot.status),
             // A replayed approval of a payment voided since must not mislead. Unreadable just now: left out.
-            (true, _, Some(payment)) => match self.store.payment(payment).await {
+            (true, _, Some(payment)) => match by(Instant::now(), self.store.payment(payment)).await
+            {
                 Ok(payment) => payment.map(|payment| payment.status),
                 Err(_) => None,
             },
@@ -482,11 +480,25 @@ impl Shared {
         match tokio::time::timeout_at(until, wait).await {
             Ok(Some(ended)) => ended,
             // Its own last word, for `resolves_by` and a cancellation that came meanwhile.
-            _ => match self.store.operation(id).await {
+            _ => match by(until, self.store.operation(id)).await {
                 Ok(Some(now)) => Arc::new(now),
                 _ => operation,
             },
         }
+    }
+}
+
+/// Longer than a read takes, and short beside any wait.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// A read that somebody waits for until then: a ledger that is silent must not keep a caller past the end of its wait.
+async fn by<T>(
+    until: Instant,
+    read: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout_at(until + LAST_WORD, read).await {
+        Ok(answer) => answer,
+        Err(elapsed) => Err(StoreError::Unavailable(Box::new(elapsed))),
     }
 }
 
