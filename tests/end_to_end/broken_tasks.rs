@@ -10,7 +10,7 @@ use sandbox::stack::{self, TcpProxy};
 use sandbox::world::{Around, Hook, Records, Running, World, amount, sale};
 
 /// Deadline, horizon, and a slow machine.
-const ENOUGH: Duration = Duration::from_secs(60);
+const ENOUGH: Duration = Duration::from_mins(1);
 
 /// Panics for the amounts given.
 fn panics_for(amounts: &'static [i64]) -> Hook {

@@ -34,9 +34,7 @@ async fn until_done(caller: &Caller, key: &str) -> Reply {
 
 /// The processor may be held at a gate without running into its timeout.
 fn patient(world: &mut World) {
-    world.config.upstream_timeout = "10s".to_owned();
-    world.config.wait_max = "12s".to_owned();
-    world.config.horizon = "25s".to_owned();
+    world.config.set_spans("10s", "12s", "25s");
 }
 
 /// Cancelled between its record and its first byte, a payment is never sent.

@@ -13,9 +13,7 @@ const ENOUGH: Duration = Duration::from_secs(30);
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payment_goes_on_when_its_caller_hangs_up() {
     let mut world = World::new().await;
-    world.config.upstream_timeout = "10s".to_owned();
-    world.config.wait_max = "12s".to_owned();
-    world.config.horizon = "25s".to_owned();
+    world.config.set_spans("10s", "12s", "25s");
     let turnstile = Turnstile::closed();
     let gateway = world
         .gateway_with(Around::before(turnstile.hook()).seams())

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::task::{JoinHandle, JoinSet};
 
 /// Silence, adoption, horizon, and a slow machine.
-const ENOUGH: Duration = Duration::from_secs(60);
+const ENOUGH: Duration = Duration::from_mins(1);
 
 fn authorization(minor: i64) -> Value {
     let mut body = sale(minor);
@@ -63,9 +63,7 @@ impl Fate {
 #[tokio::test(flavor = "multi_thread")]
 async fn payments_of_a_killed_process_are_adopted_and_end_as_the_books_say() {
     let mut world = World::new().await;
-    world.config.upstream_timeout = "4s".to_owned();
-    world.config.wait_max = "5s".to_owned();
-    world.config.horizon = "10s".to_owned();
+    world.config.set_spans("4s", "5s", "10s");
     world.config.connections_per_host = 128;
     world.config.more_account = "concurrency_max = 128".to_owned();
     let mut killed = world.process("killed").await;

@@ -50,9 +50,7 @@ async fn one_sale_for_all(world: &World, gateways: [&str; 2]) {
 
 /// The processor answers when the test says so, which must not be past anybody's wait.
 fn patient(world: &mut World) {
-    world.config.upstream_timeout = "35s".to_owned();
-    world.config.wait_max = "40s".to_owned();
-    world.config.horizon = "90s".to_owned();
+    world.config.set_spans("35s", "40s", "90s");
 }
 
 /// However many callers send one key at once, and to whichever process, one sale is made and all get the same answer.

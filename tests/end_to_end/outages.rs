@@ -7,12 +7,12 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use sandbox::simulators::connexpay::{EntryKind, verb};
 use sandbox::simulators::{Moment, Selector};
-use sandbox::stack::{Databases, PostgresServer, eventually};
+use sandbox::stack::{Databases, PostgresServer, TcpProxy, eventually};
 use sandbox::world::{Caller, Reply, World, migrate, sale};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-const ENOUGH: Duration = Duration::from_secs(60);
+const ENOUGH: Duration = Duration::from_mins(1);
 
 /// Pays and follows up until told to end: whatever is not a success is in `failures`.
 #[derive(Clone, Default)]
@@ -111,9 +111,7 @@ async fn payments_survive_a_ledger_that_is_away_for_twenty_seconds() {
     let mut world = World::new().await;
     world.database = Some(database.expect("a database"));
     world.config.ledger_url = world.database.as_ref().expect("just made").url().to_owned();
-    world.config.upstream_timeout = "4s".to_owned();
-    world.config.wait_max = "5s".to_owned();
-    world.config.horizon = "10s".to_owned();
+    world.config.set_spans("4s", "5s", "10s");
     let (first, second) = (world.gateway().await, world.gateway().await);
     let callers = [world.caller(&first.url), world.caller(&second.url)];
     callers[0].pay("control", &sale(1_00)).await.expect(201);
@@ -199,4 +197,69 @@ async fn payments_survive_a_ledger_that_is_away_for_twenty_seconds() {
             assert_eq!(entry.effective, 20_00, "reversed: {entry:?}");
         }
     }
+}
+
+/// A ledger that says nothing any more, as behind a broken network, keeps no caller past its wait; what it was told late and
+/// what it was not told is sorted out once it speaks again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_ledger_keeps_no_caller_past_its_wait() {
+    let mut world = World::new().await;
+    world.config.set_spans("4s", "5s", "10s");
+    let database = world.database.as_ref().expect("on Postgres");
+    let server = database.server_address().expect("an address");
+    let proxy = TcpProxy::start(server).await.expect("a proxy");
+    let direct = database.url().to_owned();
+    world.config.ledger_url = database.url_through(proxy.port());
+    let gateway = world.gateway().await;
+    world.config.ledger_url = direct;
+    let shop = world.caller(&gateway.url);
+    let sold = shop.pay("sold", &sale(1_00)).await.expect(201).payment();
+
+    let connexpay = world.simulators.connexpay();
+    let gate = connexpay.hold(
+        Moment::AfterCommit,
+        Selector::verb(verb::SALE).amount(20_00),
+    );
+    let mut held = JoinSet::new();
+    for number in 0..HELD {
+        let shop = shop.clone();
+        held.spawn(async move { shop.pay(&format!("held-{number}"), &sale(20_00)).await });
+    }
+    gate.reached(HELD).await.expect("all of them sent");
+    proxy.pause();
+    gate.release();
+
+    // Two seconds, one for a last look at the record, and a slow machine.
+    let patience = Duration::from_millis(4500);
+    let path = "/v1/payments";
+    let began = Instant::now();
+    let new_body = sale(10_00);
+    let (new, known, follow_up) = tokio::join!(
+        shop.post_waiting(path, "new", &new_body, "2"),
+        shop.post_waiting(path, "sold", &new_body, "2"),
+        shop.void("void", &sold),
+    );
+    for reply in [&new, &known] {
+        assert_eq!(reply.status, 503, "{}", reply.body);
+        assert_eq!(reply.body["money_moved"], "unknown");
+    }
+    assert_eq!(follow_up.status, 503, "{}", follow_up.body);
+    assert!(began.elapsed() < patience * 2, "{:?}", began.elapsed());
+    for reply in held.join_all().await {
+        assert_eq!(reply.status, 504, "{}", reply.body);
+    }
+    assert!(
+        began.elapsed() < Duration::from_secs(5) + patience,
+        "running ones waited {:?}",
+        began.elapsed()
+    );
+    proxy.resume();
+
+    for number in 0..HELD {
+        let key = format!("held-{number}");
+        let reply = shop.until_final(path, &key, &sale(20_00)).await;
+        assert_eq!(reply.status, 201, "{}", reply.body);
+    }
+    shop.until_final(path, "new", &new_body).await.expect(201);
+    world.settle_and_audit(ENOUGH).await;
 }

@@ -69,6 +69,14 @@ impl WorldConfig {
         horizon.clone_into(&mut self.horizon);
     }
 
+    /// Sets the upstream's timeout, the longest wait and the horizon, which must be each longer than the one before; the
+    /// last longer than both together.
+    pub fn set_spans(&mut self, upstream_timeout: &str, wait_max: &str, horizon: &str) {
+        upstream_timeout.clone_into(&mut self.upstream_timeout);
+        wait_max.clone_into(&mut self.wait_max);
+        horizon.clone_into(&mut self.horizon);
+    }
+
     /// Writes secrets into `folder`, and returns the text of the configuration file.
     pub(super) fn write(&self, port: u16, key: &TestKey, folder: &Path) -> String {
         let put = |name: &str, text: &str| {
