@@ -210,7 +210,8 @@ async fn a_key_cancelled_before_it_is_seen_is_never_executed() {
 /// Whoever wins the race between a payment and its cancellation: after that was answered, nobody is told `201`.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_after_an_answered_cancellation_is_told_201() {
-    let world = World::new().await;
+    let mut world = World::new().await;
+    patient(&mut world);
     let (first, second) = (world.gateway().await, world.gateway().await);
     let (here, there) = (world.caller(&first.url), world.caller(&second.url));
     let race = async |number: i64| {

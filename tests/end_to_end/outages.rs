@@ -139,8 +139,8 @@ async fn payments_survive_a_ledger_that_is_away_for_twenty_seconds() {
                 let status = caller.pay(&key, &sale(10_00)).await.status;
                 seen.push((key, began, status));
                 if status == 503 {
-                    // As a caller that heeds Retry-After, in small.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    // As Retry-After says, in small.
+                    tokio::time::sleep(Duration::from_millis(500)).await;
                 }
             }
             seen
