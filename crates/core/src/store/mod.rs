@@ -158,7 +158,8 @@ pub enum StoreError {
     /// Deadlock, serialization or lock time-out: nothing was written, and it can be tried again at once.
     #[error("the ledger was contended")]
     Contended(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The database refused the write: nothing was written. In a batch one of the rows is at fault: split it.
+    /// The database refused the write. In a batch one of the rows is at fault, and nothing of that row was written: split
+    /// the batch, and ask for each part again.
     #[error("the ledger refused the write")]
     Refused(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A row that this release does not understand.

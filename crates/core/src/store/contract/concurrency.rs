@@ -39,7 +39,7 @@ async fn record_alone(store: &Ledger, intent: Intent) -> Recorded {
 }
 
 pub async fn one_of_many_racing_claims_wins(store: Ledger) {
-    for round in 0..5 {
+    for round in 0..25 {
         let name = format!("k{round}");
         let answers = at_once((0..16).map(|_| {
             let (store, name) = (Arc::clone(&store), name.clone());
@@ -100,10 +100,15 @@ pub async fn batches_in_opposite_order_do_not_deadlock(store: Ledger) {
 
 pub async fn parallel_refunds_never_exceed_the_capture(store: Ledger) {
     let sold = charged(&store, "k", 10_000).await;
+    let begun = std::time::Instant::now();
     let answers = at_once((0..50).map(|i| {
         let (store, sold) = (Arc::clone(&store), sold.clone());
         async move {
             loop {
+                assert!(
+                    begun.elapsed().as_secs() < 120,
+                    "a payment stays busy for ever"
+                );
                 let payment = payment_of(&store, &sold).await;
                 let refund = follow_up(&format!("r{i}"), Verb::Refund, 300, &payment);
                 match record_alone(&store, refund).await {

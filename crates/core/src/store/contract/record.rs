@@ -442,23 +442,35 @@ pub async fn a_verification_has_no_payment(store: Ledger) {
 
 pub async fn a_taken_reference_is_refused(store: Ledger) {
     let first = sale("k1", 1_000);
-    let second = Intent {
+    let taken = |name: &str| Intent {
         reference: first.reference.clone(),
-        ..sale("k2", 1_000)
+        ..sale(name, 1_000)
     };
-    begin(&store, first).await;
-    let refused = store
-        .record(&[Arc::new(second), Arc::new(sale("k3", 1_000))])
-        .await;
-    assert!(
-        matches!(refused, Err(StoreError::Refused(_))),
-        "{refused:?}"
+    let (second, guarded) = (
+        taken("k2"),
+        Intent {
+            kind: guarded_sale("k3", "o").kind,
+            ..taken("k3")
+        },
     );
+    let innocent = Arc::new(sale("k4", 1_000));
+    begin(&store, first).await;
+    for wrong in [second, guarded] {
+        let batch = [Arc::new(wrong), Arc::clone(&innocent)];
+        let refused = store.record(&batch).await;
+        assert!(
+            matches!(refused, Err(StoreError::Refused(_))),
+            "{refused:?}"
+        );
+    }
     for name in ["k2", "k3"] {
         let holder = store
             .operation_by_key(&client(), &key(name))
             .await
             .expect("readable");
-        assert!(holder.is_none(), "{name} was written with a refused batch");
+        assert!(holder.is_none(), "{name} was written");
     }
+    // Split from it, the other goes on.
+    let alone = store.record(&[innocent]).await.expect("recorded");
+    assert!(matches!(&alone[..], [Recorded::New(_)]), "{alone:?}");
 }

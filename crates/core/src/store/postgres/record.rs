@@ -11,7 +11,7 @@ use super::rows::micros;
 use crate::clock::Timestamp;
 use crate::key::{OrderReference, PaymentId};
 use crate::store::row::{self, Columns, operation_columns, parent_columns};
-use crate::store::transaction::{claimed, reading_of_holder};
+use crate::store::transaction::{claimed, reading_of_holder, unclaimed};
 use crate::store::{Intent, IntentKind, Operation, Recorded, StoreError};
 
 /// Whether nothing but its key decides it.
@@ -54,7 +54,8 @@ pub(super) const RECORD: &str = "
             now() + (send_within + horizon) * interval '1 microsecond',
             now() + deadline_within * interval '1 microsecond'
         from input order by client, key
-        on conflict (client, key) do nothing
+        -- On any: two claims of one key have one reference, and a race may show there first.
+        on conflict do nothing
         returning id, payment, account, endpoint, currency, amount, order_reference, reference, verb, recorded_at,
             owner, due_at
     ), awaited as (
@@ -116,9 +117,7 @@ pub(super) async fn record_plain(
             intent.key.as_str().to_owned(),
         );
         let Some(holder) = holders.remove(&key) else {
-            return Err(StoreError::Contended(
-                "the holder of a key went away".into(),
-            ));
+            return Err(no_holder(connection, limit, intent).await?);
         };
         answers.push(match reading_of_holder(intent, &holder) {
             Some(answer) => Plain::Answered(answer(Box::new(holder))),
@@ -126,6 +125,18 @@ pub(super) async fn record_plain(
         });
     }
     Ok(answers)
+}
+
+/// Not inserted, and nobody has the key: the reference is another key's, or the holder gave up its claim just now.
+async fn no_holder(
+    connection: &mut PgConnection,
+    limit: std::time::Duration,
+    intent: &Intent,
+) -> Result<StoreError, StoreError> {
+    let query = sqlx::query("select exists (select from operation where reference = $1) as taken");
+    let query = query.bind(intent.reference.as_str());
+    let row = Lease::answer(limit, query.fetch_one(connection)).await?;
+    Ok(unclaimed(row.boolean("taken")?))
 }
 
 async fn insert(

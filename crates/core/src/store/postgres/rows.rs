@@ -14,6 +14,7 @@ use super::connections::Lease;
 use crate::clock::Timestamp;
 use crate::key::{
     AccountName, Client, IdempotencyKey, OperationId, OrderReference, PaymentId, ReplicaId,
+    UpstreamReference,
 };
 use crate::ledger::Entry;
 use crate::payment::Payment;
@@ -176,7 +177,7 @@ impl Transaction for PgTransaction<'_> {
                  reverses, reversal_form)
              values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
                  $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35)
-             on conflict (client, key) do nothing
+             on conflict do nothing -- On any: see the statement of plain creates.
              returning id, owner, due_at
              ), awaited as (
                  insert into due (operation, owner, due_at) select id, owner, due_at from claimed where due_at is not null)
@@ -230,6 +231,11 @@ impl Transaction for PgTransaction<'_> {
             .bind(operation.reverses.map(OperationId::uuid))
             .bind(json(operation.reversal_form.as_ref()));
         Ok(self.one(query).await?.is_some())
+    }
+
+    async fn is_taken(&mut self, reference: &UpstreamReference) -> Result<bool, StoreError> {
+        let query = sqlx::query("select id from operation where reference = $1");
+        Ok(self.one(query.bind(reference.as_str())).await?.is_some())
     }
 
     async fn unclaim(&mut self, id: OperationId) -> Result<(), StoreError> {

@@ -11,6 +11,7 @@ use super::read_error;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::key::{
     AccountName, Client, IdempotencyKey, OperationId, OrderReference, PaymentId, ReplicaId,
+    UpstreamReference,
 };
 use crate::ledger::Entry;
 use crate::operation::StateName;
@@ -156,7 +157,7 @@ impl Transaction for SqliteTransaction<'_> {
                  reverses, reversal_form)
              values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
                  $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35)
-             on conflict (client, key) do nothing",
+             on conflict do nothing",
         );
         let operation = &row.operation;
         let query = query
@@ -206,6 +207,11 @@ impl Transaction for SqliteTransaction<'_> {
             .bind(operation.reverses.map(OperationId::uuid))
             .bind(json(operation.reversal_form.as_ref()));
         Ok(self.run(query).await? == 1)
+    }
+
+    async fn is_taken(&mut self, reference: &UpstreamReference) -> Result<bool, StoreError> {
+        let query = sqlx::query("select id from operation where reference = $1");
+        Ok(!self.rows(query.bind(reference.as_str())).await?.is_empty())
     }
 
     async fn unclaim(&mut self, id: OperationId) -> Result<(), StoreError> {

@@ -17,6 +17,7 @@ use crate::clock::Timestamp;
 use crate::connector::UnknownReason;
 use crate::key::{
     AccountName, Client, IdempotencyKey, OperationId, OrderReference, PaymentId, ReplicaId,
+    UpstreamReference,
 };
 use crate::ledger::{Entry, imbalance};
 use crate::operation::{Effects, Facts, Reserved, State, StateName, StatusChange, Verb, effects};
@@ -42,8 +43,13 @@ pub(super) trait Transaction: Send {
         account: &AccountName,
         order: &OrderReference,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
-    /// Inserts the row. `false`: its (client, key) is taken, by a row that is committed by now.
+    /// Inserts the row. `false`: its (client, key), or its reference, is taken by a row that is committed by now.
     fn claim(&mut self, row: &Held) -> impl Future<Output = Result<bool, StoreError>> + Send;
+    /// Whether any operation has this reference.
+    fn is_taken(
+        &mut self,
+        reference: &UpstreamReference,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
     /// Takes back a claim of this very transaction.
     fn unclaim(&mut self, id: OperationId) -> impl Future<Output = Result<(), StoreError>> + Send;
 
@@ -124,6 +130,15 @@ struct Change<'a> {
     check_after: Option<Duration>,
     reason: &'a str,
     evidence: &'a Value,
+}
+
+/// Not inserted, and nobody has the key.
+pub(super) fn unclaimed(reference_is_taken: bool) -> StoreError {
+    if reference_is_taken {
+        StoreError::Refused("another key has this upstream reference".into())
+    } else {
+        StoreError::Contended("the holder of a key gave it up".into())
+    }
 }
 
 async fn one_operation<T: Transaction>(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{LiveCreate, NewEvent, Transaction, locked_payment, sum};
+use super::{LiveCreate, NewEvent, Transaction, locked_payment, sum, unclaimed};
 use crate::clock::Timestamp;
 use crate::connector::UpstreamIds;
 use crate::operation::{Reserved, State, StateName};
@@ -103,9 +103,7 @@ async fn claim<T: Transaction>(
     }
     // A second statement: the first cannot see who won.
     let Some(holder) = tx.operation_by_key(&intent.client, &intent.key).await? else {
-        return Err(StoreError::Contended(
-            "the holder of a key went away".into(),
-        ));
+        return Err(unclaimed(tx.is_taken(&intent.reference).await?));
     };
     Ok(match reading_of_holder(intent, &holder.operation) {
         Some(answer) => Err(answer(Box::new(holder.operation))),

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     Change, NewEvent, Transaction, facts, horizon_after_send, locked_payment, one_operation, sum,
-    take_away, transition,
+    take_away, transition, unclaimed,
 };
 use crate::clock::Timestamp;
 use crate::connector::{ReversalForm, UpstreamIds};
@@ -42,9 +42,7 @@ pub(in crate::store) async fn cancel<T: Transaction>(
         return Ok(CancelRecorded::Wished(Box::new(stone.operation)));
     }
     let Some(mut row) = tx.operation_by_key(&wish.client, &wish.key).await? else {
-        return Err(StoreError::Contended(
-            "the holder of a key went away".into(),
-        ));
+        return Err(unclaimed(tx.is_taken(&wish.reference).await?));
     };
     let operation = &mut row.operation;
     let tombstone = operation.attempt == 0;
@@ -250,9 +248,7 @@ async fn send_first<T: Transaction>(
         return Ok(Err(ReversalBegun::Busy));
     }
     if !tx.claim(&reversal).await? {
-        return Err(StoreError::Contended(
-            "another reversal of the same operation".into(),
-        ));
+        return Err(unclaimed(tx.is_taken(&wanted.reference).await?));
     }
     note_send(tx, &reversal, None).await?;
     Ok(Ok(reversal))
