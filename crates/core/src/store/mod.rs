@@ -119,7 +119,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     async fn begin_reversal(&self, wanted: &ReversalIntent) -> Result<ReversalBegun, StoreError>;
     /// The reversal of an operation, if one was begun.
     async fn reversal_of(&self, operation: OperationId) -> Result<Option<Operation>, StoreError>;
-    /// The newest approved operation of this account and verb (not `except`), as a control for searches.
+    /// An approved operation of this account, verb and endpoint of `except` (not `except` itself), as a control for
+    /// searches: the newest with ids of the upstream, else the newest. Among the account's newest [`CONTROL_AMONG`] payments.
     async fn control(
         &self,
         account: &AccountName,
@@ -365,6 +366,10 @@ pub struct Operation {
     pub parent_reference: Option<UpstreamReference>,
     pub parent_card: Option<StoredCard>,
 }
+
+/// Among how many of an account's newest payments a control is looked for: an account that only ever lost its answers
+/// must not have its whole history read at each check.
+pub const CONTROL_AMONG: u32 = 1_000;
 
 /// How long something must have been due before an owner without heartbeat counts as gone: one that has just started owns
 /// nothing that is due, and its first beat takes less.

@@ -1,14 +1,17 @@
 //! What callers are shown.
 
+use std::sync::Arc;
+
 use super::fixture::{
     Ledger, account, approved, begin, charged, client, end, follow_up, intent, key, not_sent,
     operation_id, payment_id, payment_of, record_one, replica, sale, settle_one, settlement,
     unknown, wish,
 };
+use crate::connector::UpstreamIds;
 use crate::key::{AccountName, OrderReference, PaymentId};
-use crate::operation::{StateName, Verb};
+use crate::operation::{State, StateName, Verb};
 use crate::payment::{Payment, PaymentStatus};
-use crate::store::{Event, EventKind, EventQuery, Intent, IntentKind, PaymentQuery};
+use crate::store::{CONTROL_AMONG, Event, EventKind, EventQuery, Intent, IntentKind, PaymentQuery};
 
 pub async fn operations_and_payments_are_read_back(store: Ledger) {
     let sold = charged(&store, "k", 1_000).await;
@@ -353,6 +356,48 @@ pub async fn a_control_is_another_approved_operation(store: Ledger) {
             .expect("readable")
             .is_none()
     );
+}
+
+pub async fn a_control_is_one_that_this_endpoint_can_find(store: Ledger) {
+    let control = async |except| {
+        store
+            .control(&account(), Verb::Sale, except)
+            .await
+            .expect("readable")
+            .map(|c| c.reference)
+    };
+    let named = charged(&store, "named", 1_000).await;
+    // Approved by a person who knew no id: a search could not show that it finds it.
+    let unnamed = begin(&store, sale("unnamed", 1_000)).await;
+    let mut approval = approved(1_000);
+    if let State::Approved { approval } = &mut approval {
+        approval.ids = UpstreamIds::default();
+    }
+    end(&store, &unnamed, approval).await;
+    let elsewhere = Intent {
+        endpoint: "https://elsewhere.test".to_owned(),
+        ..sale("elsewhere", 1_000)
+    };
+    let elsewhere = begin(&store, elsewhere).await;
+    end(&store, &elsewhere, approved(1_000)).await;
+    let lost = begin(&store, sale("lost", 1_000)).await;
+    assert_eq!(control(lost.id).await, Some(named.reference));
+    assert_eq!(control(elsewhere.id).await, None);
+    // Better than none.
+    assert_eq!(control(named.id).await, Some(unnamed.reference));
+}
+
+pub async fn a_control_is_looked_for_among_the_newest_payments(store: Ledger) {
+    charged(&store, "old", 1_000).await;
+    for batch in 0..CONTROL_AMONG.div_ceil(500) {
+        let intents: Vec<_> = (0..500)
+            .map(|i| Arc::new(sale(&format!("{batch}-{i}"), 1_000)))
+            .collect();
+        store.record(&intents).await.expect("recorded");
+    }
+    let lost = begin(&store, sale("lost", 1_000)).await;
+    let control = store.control(&account(), Verb::Sale, lost.id).await;
+    assert!(control.expect("readable").is_none(), "the look has an end");
 }
 
 pub async fn a_sound_ledger_has_no_faults(store: Ledger) {

@@ -12,7 +12,9 @@ use crate::key::{AccountName, Client, IdempotencyKey, OperationId, PaymentId, Up
 use crate::operation::Verb;
 use crate::payment::Payment;
 use crate::store::row::{self, Columns, operation_columns, parent_columns, payment_columns};
-use crate::store::{AtRisk, Event, EventQuery, Operation, PaymentQuery, StoreError, TokenRow};
+use crate::store::{
+    AtRisk, CONTROL_AMONG, Event, EventQuery, Operation, PaymentQuery, StoreError, TokenRow,
+};
 
 /// An operation with its payment's columns beside it, and the instant of the read.
 macro_rules! select_operation {
@@ -226,19 +228,23 @@ pub(super) async fn control(
     except: OperationId,
 ) -> Result<Option<Control>, StoreError> {
     let query = sqlx::query(
-        "select o.reference, p.upstream_ids from payment p
+        "select o.reference, p.upstream_ids from (
+             select id, opened_by, upstream_ids, created_at from payment
+             where account = $1 order by created_at desc, id desc limit $4) p
          cross join lateral (
-             select o.id, o.reference, o.verb, o.state from operation o where o.id = p.opened_by
+             select o.id, o.reference, o.verb, o.state, o.endpoint from operation o where o.id = p.opened_by
              union all
-             select o.id, o.reference, o.verb, o.state from operation o
+             select o.id, o.reference, o.verb, o.state, o.endpoint from operation o
              where o.payment = p.id and o.verb not in ('sale', 'authorize')) o
-         where p.account = $1 and o.verb = $2 and o.state = 'approved' and o.id <> $3
-         order by p.created_at desc, p.id desc limit 1",
+         where o.verb = $2 and o.state = 'approved' and o.id <> $3
+           and o.endpoint = (select endpoint from operation where id = $3)
+         order by p.upstream_ids = '{}', p.created_at desc, p.id desc limit 1",
     );
     let query = query
         .bind(account.as_str())
         .bind(verb.as_str())
-        .bind(except.uuid());
+        .bind(except.uuid())
+        .bind(i64::from(CONTROL_AMONG));
     let rows = rows(lane, query).await?;
     let Some(row) = rows.first() else {
         return Ok(None);

@@ -16,7 +16,9 @@ use crate::key::{
 use crate::operation::Verb;
 use crate::payment::{Payment, PaymentStatus};
 use crate::store::row::{self, Columns, operation_columns, parent_columns, payment_columns};
-use crate::store::{AtRisk, Event, EventQuery, Operation, PaymentQuery, StoreError, TokenRow};
+use crate::store::{
+    AtRisk, CONTROL_AMONG, Event, EventQuery, Operation, PaymentQuery, StoreError, TokenRow,
+};
 
 macro_rules! event_columns {
     () => {
@@ -228,16 +230,20 @@ pub(super) async fn control(
     except: OperationId,
 ) -> Result<Option<Control>, StoreError> {
     let query = sqlx::query(
-        "select o.reference, p.upstream_ids from payment p
+        "select o.reference, p.upstream_ids from (
+             select id, opened_by, upstream_ids, created_at from payment
+             where account = $1 order by created_at desc, id desc limit $4) p
          join operation o on o.id = p.opened_by
              or (o.payment = p.id and o.verb not in ('sale', 'authorize'))
-         where p.account = $1 and o.verb = $2 and o.state = 'approved' and o.id <> $3
-         order by p.created_at desc, p.id desc limit 1",
+         where o.verb = $2 and o.state = 'approved' and o.id <> $3
+           and o.endpoint = (select endpoint from operation where id = $3)
+         order by p.upstream_ids = '{}', p.created_at desc, p.id desc limit 1",
     );
     let query = query
         .bind(account.as_str())
         .bind(verb.as_str())
-        .bind(except.uuid());
+        .bind(except.uuid())
+        .bind(i64::from(CONTROL_AMONG));
     let rows = rows(pool, query).await?;
     let Some(row) = rows.first() else {
         return Ok(None);
