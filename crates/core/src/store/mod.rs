@@ -274,7 +274,7 @@ pub enum Recorded {
     },
     /// No such payment.
     NoPayment,
-    /// Another operation has the payment for itself, or reserves what this one needs.
+    /// Another operation has the payment for itself, or reserves what this one needs; or its create is being undone.
     Busy { with: Option<OperationId> },
     /// Settled amounts alone leave less than asked.
     OverLimit { available: i64 },

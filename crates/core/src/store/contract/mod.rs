@@ -66,6 +66,7 @@ macro_rules! store_contract {
             what_is_cancelled_is_undone_by_whoever_was_asked
             cancelling_a_declined_create_only_marks_it
             a_follow_up_cannot_be_cancelled
+            no_follow_up_is_begun_on_what_is_being_undone
             a_reversal_is_recorded_before_it_is_sent
             a_reversal_of_an_approved_sale_takes_what_remains
             a_refund_form_is_never_sent_twice

@@ -181,6 +181,36 @@ pub async fn a_follow_up_cannot_be_cancelled(store: Ledger) {
     );
 }
 
+pub async fn no_follow_up_is_begun_on_what_is_being_undone(store: Ledger) {
+    let sold = charged(&store, "k", 1_000).await;
+    let payment = payment_of(&store, &sold).await;
+    let wished = cancelled(&store, &wish("k")).await;
+    // Nothing of the payment changed yet: its version is still the one that was read.
+    for verb in [Verb::Refund, Verb::Void] {
+        let answer = record_one(&store, follow_up("r", verb, 1_000, &payment)).await;
+        assert!(
+            matches!(answer, Recorded::Busy { with: None }),
+            "{answer:?}"
+        );
+    }
+    let form = ReversalForm::Void {
+        ids: UpstreamIds::default(),
+    };
+    let reserve = Some(Reserved {
+        capture: 0,
+        refund: 1_000,
+    });
+    let (reversal, _) = sent(&store, &reversal(&wished, form, reserve)).await;
+    end(&store, &reversal, approved(1_000)).await;
+    // Undone: now it is not a matter of waiting.
+    let payment = payment_of(&store, &sold).await;
+    let answer = record_one(&store, follow_up("r", Verb::Refund, 1_000, &payment)).await;
+    assert!(
+        matches!(answer, Recorded::OverLimit { available: 0 }),
+        "{answer:?}"
+    );
+}
+
 /// A sale that was approved and is to be undone.
 async fn unwanted(store: &Ledger, name: &str) -> Operation {
     charged(store, name, 1_000).await;

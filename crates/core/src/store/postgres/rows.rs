@@ -285,6 +285,14 @@ impl Transaction for PgTransaction<'_> {
         row.as_ref().map(row::payment).transpose()
     }
 
+    async fn is_being_undone(&mut self, payment: PaymentId) -> Result<bool, StoreError> {
+        let query = sqlx::query(
+            "select 1 from payment p join operation o on o.id = p.opened_by
+             where p.id = $1 and o.cancel_requested_at is not null and o.due_at is not null",
+        );
+        Ok(self.one(query.bind(payment.uuid())).await?.is_some())
+    }
+
     async fn live_create(
         &mut self,
         account: &AccountName,

@@ -256,6 +256,14 @@ impl Transaction for SqliteTransaction<'_> {
         rows.first().map(row::payment).transpose()
     }
 
+    async fn is_being_undone(&mut self, payment: PaymentId) -> Result<bool, StoreError> {
+        let query = sqlx::query(
+            "select 1 from payment p join operation o on o.id = p.opened_by
+             where p.id = $1 and o.cancel_requested_at is not null and o.due_at is not null",
+        );
+        Ok(!self.rows(query.bind(payment.uuid())).await?.is_empty())
+    }
+
     async fn live_create(
         &mut self,
         account: &AccountName,

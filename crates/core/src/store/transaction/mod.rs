@@ -71,6 +71,12 @@ pub(super) trait Transaction: Send {
         &mut self,
         id: PaymentId,
     ) -> impl Future<Output = Result<Option<Payment>, StoreError>> + Send;
+    /// Whether the create of this payment is to be undone, and that is not done. Locks nothing: a wish that is committed
+    /// a moment later finds the follow-up instead.
+    fn is_being_undone(
+        &mut self,
+        payment: PaymentId,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
     /// A create of this order, other than `except`, that may have moved money or still may. Locks nothing.
     fn live_create(
         &mut self,

@@ -309,6 +309,10 @@ async fn follow_up<T: Transaction>(
     if let Some(answer) = in_the_way(&payment, intent.holds_while_unknown, *version, *reserve) {
         return Ok(answer);
     }
+    // What remains is about to be voided or returned: a follow-up would race it for the same money.
+    if tx.is_being_undone(*id).await? {
+        return Ok(Recorded::Busy { with: None });
+    }
     payment.busy_with = Some(operation_of(&row).id);
     payment.capture_reserved = sum(payment.capture_reserved, reserve.capture)?;
     payment.refund_reserved = sum(payment.refund_reserved, reserve.refund)?;
