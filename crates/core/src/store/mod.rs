@@ -117,6 +117,15 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// epoch of the reversed operation. If the record exists, updates its form while nothing of another form was sent
     /// that may not be sent with this one.
     async fn begin_reversal(&self, wanted: &ReversalIntent) -> Result<ReversalBegun, StoreError>;
+    /// The last counted send of this reversal provably did not leave: takes the count back. A refund form then counts as
+    /// never sent (the form becomes [`ReversalForm::ByReference`]), so that it may be sent later. For sends after the
+    /// first; where the only one did not leave, the reversal is settled as `NotSent`. `epoch` is the reversal's own, and is
+    /// raised: a repeated call is stale. `None`: the epoch moved, it ended, or only one send is counted.
+    async fn uncount_send(
+        &self,
+        reversal: OperationId,
+        epoch: i64,
+    ) -> Result<Option<Operation>, StoreError>;
     /// The reversal of an operation, if one was begun.
     async fn reversal_of(&self, operation: OperationId) -> Result<Option<Operation>, StoreError>;
     /// An approved operation of this account, verb and endpoint of `except` (not `except` itself), as a control for
@@ -444,8 +453,10 @@ pub struct ReversalIntent {
     pub of: OperationId,
     pub epoch: i64,
     pub owner: ReplicaId,
-    /// For the new record; ignored if one exists.
+    /// For the new record, and new for each send: a call that is repeated with the same one, because its acknowledgement
+    /// was lost, is answered the same and counted once.
     pub operation: OperationId,
+    /// For the new record; ignored if one exists.
     pub reference: UpstreamReference,
     pub form: ReversalForm,
     /// Reserve what remains of an approved payment (a cancellation); an unknown create has nothing to reserve.

@@ -70,6 +70,7 @@ macro_rules! store_contract {
             a_reversal_is_recorded_before_it_is_sent
             a_reversal_of_an_approved_sale_takes_what_remains
             a_refund_form_is_never_sent_twice
+            a_refund_form_that_never_left_may_be_sent_later
             a_reversal_that_sent_nothing_begins_anew
             a_reversal_with_an_old_epoch_is_stale
             what_became_approved_meanwhile_is_not_reversed

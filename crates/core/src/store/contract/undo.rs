@@ -1,8 +1,8 @@
 //! Cancellations and reversals.
 
 use super::fixture::{
-    Ledger, approved, begin, charged, declined, end, follow_up, not_sent, payment_of, read,
-    record_one, replica, reversal, sale, settle_one, settlement, unknown, usd, wish,
+    Ledger, approved, begin, charged, declined, end, follow_up, not_sent, operation_id, payment_of,
+    read, record_one, replica, reversal, sale, settle_one, settlement, unknown, usd, wish,
 };
 use crate::connector::{ReversalForm, UpstreamIds};
 use crate::operation::{Failure, Reserved, State, StateName, Verb};
@@ -251,8 +251,19 @@ pub async fn a_reversal_is_recorded_before_it_is_sent(store: Ledger) {
     // Sent again after an unknown end, it is one record still, and counted.
     let open = end(&store, &first, unknown()).await;
     assert_eq!(open.due_at, None);
-    let (second, of) = sent(&store, &reversal(&of, ReversalForm::ByReference, None)).await;
+    let wanted = reversal(&of, ReversalForm::ByReference, None);
+    let (second, of) = sent(&store, &wanted).await;
     assert_eq!((second.id, second.sends), (first.id, 2));
+    let (again, of_again) = sent(&store, &wanted).await;
+    assert_eq!((again.id, again.sends), (first.id, 2), "not counted twice");
+    assert_eq!((again.epoch, of_again.epoch), (second.epoch, of.epoch));
+    // Somebody else's is another send.
+    let other = crate::store::ReversalIntent {
+        operation: operation_id(),
+        ..wanted
+    };
+    let answer = store.begin_reversal(&other).await.expect("readable");
+    assert!(matches!(answer, ReversalBegun::Stale), "{answer:?}");
     assert!(second.epoch > first.epoch && second.late_after >= first.late_after);
     let found = store
         .reversal_of(lost.id)
@@ -333,6 +344,65 @@ pub async fn a_refund_form_is_never_sent_twice(store: Ledger) {
         assert_eq!((reversal.id, reversal.sends), (first.id, 1));
     }
     assert_eq!(read(&store, sold.id).await.epoch, of.epoch);
+}
+
+pub async fn a_refund_form_that_never_left_may_be_sent_later(store: Ledger) {
+    let sold = unwanted(&store, "k").await;
+    let void = ReversalForm::Void {
+        ids: UpstreamIds::default(),
+    };
+    let refund = ReversalForm::Refund {
+        ids: UpstreamIds::default(),
+        amount: 1_000,
+    };
+    let reserve = Some(Reserved {
+        capture: 0,
+        refund: 1_000,
+    });
+    let (first, of) = sent(&store, &reversal(&sold, void, reserve)).await;
+    let alone = store.uncount_send(first.id, first.epoch).await;
+    assert!(alone.expect("answers").is_none(), "that is NotSent");
+    end(&store, &first, unknown()).await;
+    let (second, of) = sent(&store, &reversal(&of, refund.clone(), reserve)).await;
+    assert_eq!(second.sends, 2);
+
+    // It is proven that the second never left.
+    let uncounted = store.uncount_send(second.id, second.epoch).await;
+    let uncounted = uncounted.expect("written").expect("current");
+    assert_eq!(uncounted.sends, 1);
+    assert_eq!(uncounted.reversal_form, Some(ReversalForm::ByReference));
+    assert!(uncounted.epoch > second.epoch);
+    assert_eq!(uncounted.late_after, second.late_after);
+    assert_eq!(uncounted.reserved, second.reserved);
+    // The acknowledgement was lost: once is enough.
+    let again = store.uncount_send(second.id, second.epoch).await;
+    assert!(again.expect("answers").is_none());
+    assert_eq!(read(&store, first.id).await.sends, 1);
+
+    let (third, of) = sent(&store, &reversal(&of, refund.clone(), reserve)).await;
+    assert_eq!((third.id, third.sends), (first.id, 2));
+    assert_eq!(third.reversal_form, Some(refund.clone()));
+    // This one left for all we know: never again.
+    let answer = store
+        .begin_reversal(&reversal(&of, refund, reserve))
+        .await
+        .expect("readable");
+    assert!(
+        matches!(answer, ReversalBegun::AlreadySent { .. }),
+        "{answer:?}"
+    );
+    let events = store.timeline(first.id).await.expect("readable");
+    let sends = events
+        .iter()
+        .filter(|event| event.kind == EventKind::Send)
+        .map(|event| event.reason.as_str());
+    assert_eq!(
+        sends.collect::<Vec<_>>(),
+        ["reversal", "did not leave", "reversal"]
+    );
+    end(&store, &third, approved(1_000)).await;
+    let over = store.uncount_send(third.id, third.epoch).await;
+    assert!(over.expect("answers").is_none(), "it ended");
 }
 
 pub async fn a_reversal_that_sent_nothing_begins_anew(store: Ledger) {

@@ -265,6 +265,16 @@ impl Store for SqliteStore {
         in_transaction!(self, |tx| transaction::begin_reversal(&mut tx, wanted))
     }
 
+    async fn uncount_send(
+        &self,
+        reversal: OperationId,
+        epoch: i64,
+    ) -> Result<Option<Operation>, StoreError> {
+        in_transaction!(self, |tx| transaction::uncount_send(
+            &mut tx, reversal, epoch
+        ))
+    }
+
     async fn reversal_of(&self, operation: OperationId) -> Result<Option<Operation>, StoreError> {
         reads::reversal_of(&self.readers, operation).await
     }

@@ -27,7 +27,7 @@ use crate::store::{EventKind, Operation, StoreError};
 
 pub(super) use record::{claimed, reading_of_holder, record};
 pub(super) use settle::settle;
-pub(super) use undo::{begin_reversal, cancel};
+pub(super) use undo::{begin_reversal, cancel, uncount_send};
 pub(super) use upkeep::{adopt, count_send, reschedule};
 
 /// One open transaction: reads lock what they return until it ends, so what is decided on them still holds when written.

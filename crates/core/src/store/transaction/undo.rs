@@ -220,9 +220,9 @@ fn may_be_reversed(of: &Operation) -> bool {
 fn repeated(wanted: &ReversalIntent, of: Held, existing: Option<Held>) -> ReversalBegun {
     match existing.map(|row| row.operation) {
         Some(reversal)
-            if reversal.id == wanted.operation
-                && reversal.state == State::Recorded
-                && reversal.sends == 1
+            if reversal.claim == wanted.operation.uuid()
+                && !reversal.state.is_final()
+                && reversal.state.name() != StateName::NotSent
                 && of.operation.epoch == wanted.epoch + 1
                 && reversal.owner == wanted.owner =>
         {
@@ -275,6 +275,8 @@ async fn send_again<T: Transaction>(
         }));
     }
     operation.reversal_form = Some(wanted.form.clone());
+    // Names the call: if its acknowledgement is lost, the next one tells it by this.
+    operation.claim = wanted.operation.uuid();
     operation.owner = wanted.owner;
     operation.epoch += 1;
     let now = tx.now();
@@ -298,6 +300,42 @@ async fn send_again<T: Transaction>(
     tx.write_operation(&reversal).await?;
     note_send(tx, &reversal, from).await?;
     Ok(Ok(reversal))
+}
+
+/// Takes back the count of a send that provably did not leave. What went before it did: only that may still arrive.
+pub(in crate::store) async fn uncount_send<T: Transaction>(
+    tx: &mut T,
+    reversal: OperationId,
+    epoch: i64,
+) -> Result<Option<Operation>, StoreError> {
+    let Some(mut row) = one_operation(tx, reversal).await? else {
+        return Ok(None);
+    };
+    let operation = &mut row.operation;
+    let over = operation.state.is_final() || operation.state.name() == StateName::NotSent;
+    if operation.verb != Verb::Reversal || operation.epoch != epoch || over || operation.sends < 2 {
+        return Ok(None);
+    }
+    operation.sends -= 1;
+    operation.epoch += 1;
+    // A refund form is never sent after another one: what remains counted was something else.
+    if matches!(operation.reversal_form, Some(ReversalForm::Refund { .. })) {
+        operation.reversal_form = Some(ReversalForm::ByReference);
+    }
+    tx.write_operation(&row).await?;
+    let operation = &row.operation;
+    let evidence = json!({ "form": operation.reversal_form, "sends": operation.sends });
+    let event = NewEvent {
+        kind: EventKind::Send,
+        operation,
+        from: None,
+        to: None,
+        payment_status: None,
+        reason: "did not leave",
+        evidence: &evidence,
+    };
+    tx.add_event(&event).await?;
+    Ok(Some(row.operation))
 }
 
 /// Takes what is to be reversed, and the payment with it. `false`: a follow-up has it.
