@@ -758,17 +758,20 @@ impl Checking<'_> {
             .reverse(&self.operation.subject(), &form, &gate)
             .await;
         self.evidence.extend(undo.evidence);
-        if let Undone::NotSent(not_sent) = &undo.outcome
-            && reversal.state.name() == StateName::Recorded
-            && (reversal.sends == 1 || matches!(form, ReversalForm::Refund { .. }))
-        {
-            // Proven: this form never left. Written down, or a refund would count as sent, and never be sent. The forms
-            // that may have been sent before it undo at most once, whatever follows them.
-            let to = State::NotSent {
-                not_sent: not_sent.clone(),
-            };
-            let settlement = reversal.settlement(to, "reversal_not_sent", &[], None);
-            shared.settle_surely(settlement).await;
+        if let Undone::NotSent(not_sent) = &undo.outcome {
+            // Proven: this form never left. Written down, or a refund would count as sent, and never be sent.
+            if reversal.sends == 1 && reversal.state.name() == StateName::Recorded {
+                let to = State::NotSent {
+                    not_sent: not_sent.clone(),
+                };
+                let settlement = reversal.settlement(to, "reversal_not_sent", &[], None);
+                shared.settle_surely(settlement).await;
+            } else {
+                shared
+                    .store
+                    .uncount_send(reversal.id, reversal.epoch)
+                    .await?;
+            }
         }
         Ok(Attempt::Outcome(undo.outcome, reversal))
     }
@@ -912,7 +915,7 @@ fn form_for(ids: UpstreamIds, standing: Standing) -> ReversalForm {
 /// left. A late "yes" to a create decides nothing, since a reversal may be on its way; to a follow-up it does.
 fn told_too_late(operation: &Operation) -> Option<State> {
     let late = operation.late.as_ref()?;
-    if late.sends != operation.sends {
+    if (late.attempt, late.sends) != (operation.attempt, operation.sends) {
         return None;
     }
     match &late.state {
