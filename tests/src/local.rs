@@ -148,8 +148,8 @@ fn keys(dir: &Path) -> Result<SigningKey, LocalError> {
     for name in ["fingerprint", "token_key"] {
         let path = dir.join(name);
         if !path.exists() {
-            let bytes: [u8; 32] = rand::random();
-            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            let halves: [u128; 2] = rand::random();
+            let hex = format!("{:032x}{:032x}", halves[0], halves[1]);
             write(&path, &hex)?;
         }
     }
