@@ -273,7 +273,8 @@ impl Cell {
             let mut sales = sales
                 .iter()
                 .filter(|sale| sale.parent.as_ref() == Some(&capture));
-            cell.parent = sales.next().expect("a capture makes a sale").guid.clone();
+            let sale = sales.next().expect("a capture makes a sale");
+            cell.parent.clone_from(&sale.guid);
         }
         let of = format!("/v1/operations/{}", parent.operation());
         cell.reference = text(&shop.get(&of).await.expect(200).body["reference"]);
@@ -463,7 +464,7 @@ impl Cell {
                 held: of(!kept, whole),
                 ..Position::default()
             },
-            Act::VoidSale => Position {
+            Act::VoidSale | Act::RefundUnsettled => Position {
                 sales: 1,
                 voids: times,
                 net: of(!kept, whole),
@@ -490,12 +491,6 @@ impl Cell {
                 returns: times,
                 net: CAPTURED - of(kept, part),
                 ..captured
-            },
-            Act::RefundUnsettled => Position {
-                sales: 1,
-                voids: times,
-                net: of(!kept, whole),
-                ..Position::default()
             },
         };
         // A refusal that was recorded moves no money.

@@ -5,4 +5,5 @@ mod matrix;
 mod outage;
 mod redirect;
 mod stage;
+mod storm;
 mod undoing;

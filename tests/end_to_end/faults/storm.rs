@@ -1,0 +1,204 @@
+//! Everything at once: many payments and their follow-ups under every fault by chance, the look-ups and reversals too.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use sandbox::simulators::connexpay::verb;
+use sandbox::simulators::{Fault, Kind};
+use sandbox::stack::eventually;
+use sandbox::world::{Reply, World, amount, sale};
+use serde_json::{Value, json};
+
+use super::stage::{Pace, Stage};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Sales, and as many authorizations.
+const PAYMENTS: i64 = 16;
+
+/// What may strike a request that moves money, and how often of a hundred times.
+const OF_MONEY: &[(Kind, u8)] = &[
+    (Kind::ResetBeforeRead, 5),
+    (Kind::HangBeforeCommit, 4),
+    (Kind::CommitThenHang, 6),
+    (Kind::CommitThenReset, 6),
+    (Kind::CommitThenTruncate, 5),
+    (Kind::CommitThen500, 5),
+    (Kind::CommitThenCode, 4),
+    (Kind::CommitThenGarbage, 4),
+    (Kind::CommitThenStatus, 4),
+    (Kind::CommitLate, 8),
+    (Kind::Http500, 4),
+    (Kind::Http429, 3),
+    (Kind::SlowDrip, 4),
+    (Kind::Decline422, 3),
+    (Kind::Decline2xx, 3),
+    (Kind::PartialApproval, 4),
+];
+
+/// And a question, or a reversal.
+const OF_ASKING: &[(Kind, u8)] = &[
+    (Kind::ResetBeforeRead, 5),
+    (Kind::CommitThenHang, 5),
+    (Kind::CommitThenReset, 8),
+    (Kind::CommitThenTruncate, 5),
+    (Kind::CommitThen500, 8),
+    (Kind::CommitThenGarbage, 5),
+    (Kind::Route404, 5),
+];
+
+fn faults() -> Vec<Fault> {
+    let money = [
+        verb::SALE,
+        verb::AUTH_ONLY,
+        verb::CAPTURE,
+        verb::VOID,
+        verb::RETURN,
+    ];
+    let asking = [verb::TIMEOUT_REVERSAL, verb::SEARCH, verb::READ];
+    let fault = |verb, (kind, chance): &(Kind, u8)| {
+        let fault = Fault::on(*kind, verb).probability(f64::from(*chance) / 100.0);
+        match kind {
+            Kind::CommitLate => fault.delay(Duration::from_millis(1_700)),
+            Kind::SlowDrip => fault.delay(Duration::from_millis(1_500)),
+            _ => fault,
+        }
+    };
+    let money = money
+        .into_iter()
+        .flat_map(|verb| OF_MONEY.iter().map(move |chance| fault(verb, chance)));
+    let asking = asking
+        .into_iter()
+        .flat_map(|verb| OF_ASKING.iter().map(move |chance| fault(verb, chance)));
+    money.chain(asking).collect()
+}
+
+/// One intent and where it goes.
+struct Intent {
+    path: String,
+    key: String,
+    body: Value,
+}
+
+impl Intent {
+    fn new(path: impl Into<String>, key: String, body: Value) -> Self {
+        Self {
+            path: path.into(),
+            key,
+            body,
+        }
+    }
+
+    fn follow_up(payment: &str, verb: &str, key: String, body: Value) -> Self {
+        Self::new(format!("/v1/payments/{payment}/{verb}"), key, body)
+    }
+
+    /// Repeats as the contract asks, until final.
+    async fn until_final(&self, stage: &Stage) -> Reply {
+        let shop = &stage.shop;
+        let reply = eventually(PATIENCE, &self.key, async || {
+            let reply = shop.post(&self.path, &self.key, &self.body).await;
+            // A payment that another operation keeps, or left in another state, refuses this one for good.
+            let refused = reply.status == 409 && reply.problem() != "payment-busy";
+            (reply.is_final() || refused).then_some(reply)
+        });
+        match reply.await {
+            Ok(reply) => reply,
+            Err(error) => {
+                let detail = shop.operation(&self.key).await.body;
+                panic!("{error}: {detail:#}")
+            }
+        }
+    }
+}
+
+/// Under every fault by chance each intent has one end, and the ledger agrees with the processor's books to the cent.
+async fn weather(world: World, seed: u64) {
+    let stage = Stage::with_controls(world, Pace::QUICK).await;
+    let settled = join_all((0..PAYMENTS / 4).map(async |n| {
+        let key = format!("settled-{n}");
+        let paid = Intent::new("/v1/payments", key, sale(300_00 + n * 100));
+        paid.until_final(&stage).await
+    }))
+    .await;
+    stage.connexpay().settle().expect("the books to be written");
+    let struck = stage.connexpay().set_faults(faults(), seed).await;
+    struck.expect("faults that make sense");
+
+    let refunds = settled
+        .iter()
+        .filter(|paid| paid.status == 201)
+        .map(async |paid| {
+            // Three at once, of which two fit.
+            let refunds = (0..3).map(async |n| {
+                let key = format!("refund-{}-{n}", paid.payment());
+                let refund = Intent::follow_up(&paid.payment(), "refunds", key, amount(120_00));
+                refund.until_final(&stage).await
+            });
+            let statuses: Vec<u16> = join_all(refunds)
+                .await
+                .iter()
+                .map(|reply| reply.status)
+                .collect();
+            let done = statuses.iter().filter(|status| **status == 201).count();
+            assert!(done <= 2, "{statuses:?}");
+        });
+    let sales = (0..PAYMENTS).map(async |n| {
+        let paid = Intent::new("/v1/payments", format!("sale-{n}"), sale(100_00 + n * 100));
+        let paid = paid.until_final(&stage).await;
+        if paid.status == 201 && n % 2 == 0 {
+            let key = format!("void-sale-{n}");
+            let void = Intent::follow_up(&paid.payment(), "voids", key, json!({}));
+            void.until_final(&stage).await;
+        }
+    });
+    let holds = (0..PAYMENTS).map(async |n| {
+        let mut body = sale(200_00 + n * 100);
+        body["capture"] = json!("manual");
+        let held = Intent::new("/v1/payments", format!("hold-{n}"), body);
+        let held = held.until_final(&stage).await;
+        if held.status != 201 {
+            return;
+        }
+        if n % 4 != 0 {
+            let key = format!("capture-{n}");
+            let part = amount(50_00 + n * 100);
+            let capture = Intent::follow_up(&held.payment(), "captures", key, part);
+            capture.until_final(&stage).await;
+        }
+        if n % 2 == 0 {
+            let key = format!("void-hold-{n}");
+            let void = Intent::follow_up(&held.payment(), "voids", key, json!({}));
+            void.until_final(&stage).await;
+        }
+    });
+    tokio::join!(join_all(refunds), join_all(sales), join_all(holds));
+    stage.connexpay().release_late();
+    stage.lift().await;
+    stage.world.settle_and_audit(PATIENCE).await;
+    let returns = stage.connexpay().requests_of(verb::RETURN);
+    let mut references: Vec<_> = returns
+        .iter()
+        .map(|record| &record.sequence_number)
+        .collect();
+    let sent = references.len();
+    references.sort();
+    references.dedup();
+    assert_eq!(references.len(), sent, "a refund was sent twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_any_weather_ledger_and_books_agree() {
+    let worlds = [
+        World::new().await,
+        World::new().await,
+        World::on_sqlite().await,
+    ];
+    let seeds = match std::env::var("STORM_SEED") {
+        Ok(seed) => vec![seed.parse().expect("a number")],
+        Err(_) => vec![1, 2, 3],
+    };
+    for (world, seed) in worlds.into_iter().zip(seeds) {
+        println!("seed {seed}");
+        weather(world, seed).await;
+    }
+}
