@@ -14,10 +14,10 @@ use gateway_core::key::{
 };
 use gateway_core::money::{Currency, Money};
 use gateway_core::operation::Verb;
-use gateway_core::pan_scan::contains_pan;
+use gateway_core::pan_scan::{contains_pan, pointer_to};
 use serde_json::{Map, Value};
 
-use crate::fields::{Faults, Field, Fields, pointer_to, refuse_duplicates};
+use crate::fields::{Faults, Field, Fields, refuse_duplicates};
 use crate::json::Json;
 use crate::problem::{Fault, Kind, Problem};
 

@@ -5,12 +5,13 @@ use gateway_core::card::{CardSource, Sensitive};
 use gateway_core::connector::{Customer, Fault, Payer, Subject};
 use gateway_core::key::UpstreamReference;
 use gateway_core::operation::Verb;
+use gateway_core::pan_scan::pointer_to;
 use serde_json::Value;
 
 use super::amount::Major;
 use super::answers::Shape;
 use super::ascii::{Spelled, spelled};
-use super::risk::{self, RiskData, digits, escaped, fault};
+use super::risk::{self, RiskData, digits, fault};
 use super::wire::{
     CaptureRequest, CardRequest, ChargeRequest, ConnexPayTransaction, CustomerRequest,
     ReturnRequest, VoidRequest,
@@ -307,7 +308,7 @@ pub(super) fn check(
     let Some(payer) = payer else { return faults };
     let create = subject.verb.is_create();
     for (name, value) in &payer.upstream {
-        let pointer = format!("/upstream/{}", escaped(name));
+        let pointer = pointer_to("/upstream", name);
         match (name.as_str(), value) {
             ("expected_payments", Value::Null) if create => {}
             ("expected_payments", value) if create => {
@@ -329,10 +330,7 @@ pub(super) fn check(
     if create {
         faults.extend(risk::check(&payer.risk, subject.verb == Verb::Sale));
     } else {
-        let unused = payer
-            .risk
-            .keys()
-            .map(|name| format!("/risk/{}", escaped(name)));
+        let unused = payer.risk.keys().map(|name| pointer_to("/risk", name));
         faults.extend(
             unused
                 .map(|pointer| fault(pointer, "unknown-field", "a card check takes no risk data")),

@@ -1,6 +1,7 @@
 //! The caller's `risk` object: which fields this processor takes, and how they become its `RiskData`.
 
 use gateway_core::connector::Fault;
+use gateway_core::pan_scan::pointer_to;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -136,7 +137,7 @@ pub(super) fn check(risk: &Map<String, Value>, required: bool) -> Vec<Fault> {
 
 fn check_object(at: &str, object: &Map<String, Value>, fields: &[Field], faults: &mut Vec<Fault>) {
     for (name, value) in object {
-        let pointer = format!("{at}/{}", escaped(name));
+        let pointer = pointer_to(at, name);
         match fields.iter().find(|field| field.name == name) {
             Some(_) if value.is_null() => {}
             Some(field) => check_value(pointer, value, &field.kind, faults),
@@ -233,11 +234,6 @@ pub(super) fn fault(
         code,
         detail: detail.into(),
     }
-}
-
-/// RFC 6901, section 3.
-pub(super) fn escaped(name: &str) -> String {
-    name.replace('~', "~0").replace('/', "~1")
 }
 
 /// A checked `risk` object as the processor reads it. A field that is not in the table is not sent.
@@ -355,6 +351,7 @@ mod tests {
     fn faults_are_named_by_pointer() {
         let risk = json!({
             "gender": "X", "product_type": "Flight", "product_item": "", "order_number": "857B2", "a/b": 1,
+            "4012000098765439": 1,
             "product_price": 1.5, "date_of_birth": "1993-02-30",
             "flight_data": {"departure_date": "soon", "airlines": "x"},
             "flight_passengers": [{"id": "1"}, {"passport": "2"}, 3],
@@ -362,6 +359,7 @@ mod tests {
         let mut found = faults(risk, true);
         found.sort();
         let mut expected = [
+            ("/risk/****************", "unknown-field"),
             ("/risk/a~1b", "unknown-field"),
             ("/risk/date_of_birth", "invalid"),
             ("/risk/flight_data/airlines", "unknown-field"),
