@@ -83,7 +83,6 @@ pub struct Subject {
 }
 
 /// What a create carries through to the processor and nowhere else: never stored, wiped when dropped.
-#[derive(Debug)]
 pub struct Payer {
     pub card: CardSource,
     pub customer: Option<Customer>,
@@ -91,6 +90,18 @@ pub struct Payer {
     pub risk: serde_json::Map<String, serde_json::Value>,
     /// The caller's `upstream` object: fields only this processor knows.
     pub upstream: serde_json::Map<String, serde_json::Value>,
+}
+
+/// The caller's own objects hold names and dates of birth: only which fields there are is shown.
+impl fmt::Debug for Payer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Payer")
+            .field("card", &self.card)
+            .field("customer", &self.customer)
+            .field("risk", &self.risk.keys())
+            .field("upstream", &self.upstream.keys())
+            .finish()
+    }
 }
 
 /// The cardholder, as far as the caller told us.
