@@ -339,7 +339,8 @@ fn with_card(verdict: Verdict, payer: Option<&Payer>) -> Verdict {
             approval.card = Some(StoredCard {
                 token: told.token.or(known.token),
                 brand: told.brand.or(known.brand),
-                last_four: told.last_four.or(known.last_four),
+                // What was sent is certain; theirs is for a card that came as a token.
+                last_four: known.last_four.or(told.last_four),
                 expiry: told.expiry.or(known.expiry),
             });
             Verdict::Approved(approval)
