@@ -54,8 +54,14 @@ pub enum Kind {
     /// The route does not exist any more.
     #[serde(rename = "route_404")]
     Route404,
-    /// A refusal whose text repeats card number, security code and bearer token, as careless upstreams do.
+    /// A refusal whose text repeats card number, security code and bearer token, as careless upstreams do; `status` is
+    /// what the text begins with.
     EchoCard,
+    /// The same text in a `200` whose status is "declined", without a code.
+    #[serde(rename = "echo_card_2xx")]
+    EchoCard2xx,
+    /// Committed, then an approval that repeats them in every text it has.
+    CommitThenEcho,
     /// Approved for half of the amount.
     PartialApproval,
     /// Declined with `code`, in the form of a `422`.
@@ -191,7 +197,7 @@ pub struct Fault {
     /// The code of a decline, or of `commit_then_code`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
-    /// The status text of `commit_then_status`.
+    /// The status text of `commit_then_status`; the beginning of the text of `echo_card`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
     /// Where `redirect_308` points.

@@ -98,7 +98,9 @@ pub(crate) enum Refusal {
     TooManyRequests,
     ServerError,
     NoRoute,
-    EchoCard,
+    /// Begins with this text, or with one of its own.
+    EchoCard(Option<String>),
+    EchoDecline,
     /// A code of its decline table.
     Code(String),
 }
@@ -111,6 +113,8 @@ pub(crate) trait Processor: Send + Sync + 'static {
     /// Decides, writes the books, and only then answers.
     fn answer(&self, request: &Received, twist: Option<&Twist>) -> Reply;
     fn refuse(&self, request: &Received, refusal: Refusal) -> Reply;
+    /// The answer with what is secret in the request repeated in each of its texts.
+    fn repeat_in(&self, request: &Received, reply: Reply) -> Reply;
     /// The omniscient truth, as JSON.
     fn books(&self) -> String;
     fn close_batch(&self) -> io::Result<()>;
@@ -254,7 +258,12 @@ impl Site {
             Kind::Http429 => refuse(Refusal::TooManyRequests),
             Kind::TokenExpired => refuse(Refusal::TokenExpired),
             Kind::Route404 => refuse(Refusal::NoRoute),
-            Kind::EchoCard => refuse(Refusal::EchoCard),
+            Kind::EchoCard => refuse(Refusal::EchoCard(fault.status)),
+            Kind::EchoCard2xx => refuse(Refusal::EchoDecline),
+            Kind::CommitThenEcho => {
+                let reply = self.commit(era, &request, &subject, None).await?;
+                Some(Delivery::Whole(self.processor.repeat_in(&request, reply)))
+            }
             Kind::Redirect308 => {
                 let mut reply = Reply::empty(StatusCode::PERMANENT_REDIRECT);
                 reply.location = Some(

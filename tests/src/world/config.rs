@@ -25,6 +25,8 @@ pub struct WorldConfig {
     pub connections_per_host: usize,
     pub trust_429: bool,
     pub partial_captures: bool,
+    /// The level of the gateways' log: `info`, `trace`.
+    pub log: String,
     /// Where the gateways fetch verification keys, instead of the key file.
     pub jwks_url: Option<String>,
     /// Lines added to the account, to the section of that name, or at the end.
@@ -52,6 +54,7 @@ impl WorldConfig {
             connections_per_host: 64,
             trust_429: false,
             partial_captures: true,
+            log: "info".to_owned(),
             jwks_url: None,
             more_account: String::new(),
             more_auth: String::new(),
@@ -120,7 +123,7 @@ request_timeout_max = "{wait_max}"
 drain_timeout = "6s"
 {more_server}
 [telemetry]
-log = "info"
+log = "{log}"
 
 [auth]
 issuer = "https://issuer.test"
@@ -177,6 +180,7 @@ partial_captures = {partial_captures}
             more_ledger = self.more_ledger,
             more_payments = self.more_payments,
             more_server = self.more_server,
+            log = self.log,
             permits_max = self.permits_max,
             connections = self.connections_per_host,
             more_account = self.more_account,

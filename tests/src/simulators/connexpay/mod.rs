@@ -258,9 +258,9 @@ impl Desk<'_> {
                 digest: digest.clone(),
             }));
         }
-        let token = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()]
-            .map(|part| part.simple().to_string())
-            .concat();
+        let random = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()];
+        let random = random.map(|part| part.simple().to_string()).concat();
+        let token = format!("{}{random}", self.rules.token_prefix);
         let lifetime = i64::try_from(self.rules.token_lifetime_s).unwrap_or(i64::MAX / 1000);
         changes.push(Change::Token {
             digest: digest(token.as_bytes()),
@@ -396,22 +396,46 @@ impl Processor for ConnexPay {
                 &refusal::decline_text(&code),
             ),
             Refusal::NoRoute => no_route(&request.path),
-            Refusal::EchoCard => {
-                let body = Fields::parse(&request.body).unwrap_or_default();
-                let card = body.object("Card").ok().flatten().unwrap_or_default();
-                let text = |name| card.text(name).ok().flatten().unwrap_or_default();
-                let token = presented_token(request).unwrap_or_default();
-                let message = format!(
-                    "Error code D2020. CVV2 verification failed. Card {} expiring {} with code {} of {}, \
-                     request authorized by Bearer {token}.",
-                    text("CardNumber"),
-                    text("ExpirationDate"),
-                    text("Cvv2"),
-                    text("CardHolderName"),
-                );
+            Refusal::EchoCard(lead) => {
+                let lead = lead.unwrap_or_else(|| refusal::decline_text("D2020"));
+                let message = format!("{lead} {}", echo(request));
                 error(StatusCode::UNPROCESSABLE_ENTITY, &message)
             }
+            Refusal::EchoDecline => {
+                let body = Object::new()
+                    .text("status", "Transaction - Declined")
+                    .text("processorResponseMessage", &echo(request))
+                    .flag("wasProcessed", false);
+                Reply::json(StatusCode::OK, body.finish())
+            }
         }
+    }
+
+    fn repeat_in(&self, request: &Received, reply: Reply) -> Reply {
+        let Ok(Value::Object(mut fields)) = serde_json::from_slice(&reply.body) else {
+            return reply;
+        };
+        let echo = Value::from(echo(request));
+        for name in [
+            "authCode",
+            "processorResponseMessage",
+            "statementDescription",
+            "customerReceipt",
+            "generatedBy",
+            "refNumber",
+            "invoiceNumber",
+        ] {
+            fields.insert(name.to_owned(), echo.clone());
+        }
+        if let Some(Value::Object(card)) = fields.get_mut("card") {
+            card.insert(
+                "cardNumber".to_owned(),
+                card_field(request, "CardNumber").into(),
+            );
+            card.insert("last4".to_owned(), card_field(request, "Cvv2").into());
+            card.insert("cardType".to_owned(), echo);
+        }
+        Reply::json(reply.status, Value::Object(fields).to_string())
     }
 
     fn books(&self) -> String {
@@ -444,6 +468,31 @@ fn no_route(path: &str) -> Reply {
         &format!("No HTTP resource was found that matches the request URI '{path}'."),
     );
     Reply::json(StatusCode::NOT_FOUND, body.finish())
+}
+
+fn card_field(request: &Received, name: &str) -> String {
+    let body = Fields::parse(&request.body).unwrap_or_default();
+    let card = body.object("Card").ok().flatten().unwrap_or_default();
+    card.text(name).ok().flatten().unwrap_or_default()
+}
+
+/// What is secret in a request, told as a careless upstream tells it.
+fn echo(request: &Received) -> String {
+    let number = card_field(request, "CardNumber");
+    let groups = |between: &str| {
+        let digits: Vec<char> = number.chars().collect();
+        let groups: Vec<String> = digits.chunks(4).map(String::from_iter).collect();
+        groups.join(between)
+    };
+    format!(
+        "Card {number} ({} or {}) expiring {} with code {} of {}, request authorized by Bearer {}.",
+        groups(" "),
+        groups("-"),
+        card_field(request, "ExpirationDate"),
+        card_field(request, "Cvv2"),
+        card_field(request, "CardHolderName"),
+        presented_token(request).unwrap_or_default(),
+    )
 }
 
 fn presented_token(request: &Received) -> Option<&str> {

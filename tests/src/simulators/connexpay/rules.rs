@@ -72,6 +72,8 @@ pub struct Rules {
     pub token_lifetime_s: u64,
     /// What `expires_in` claims; the truth when absent.
     pub token_expires_in_s: Option<u64>,
+    /// What access tokens begin with, so that a test can look for them.
+    pub token_prefix: String,
     /// A new token kills the one before.
     pub single_token: bool,
     pub decline_form: DeclineForm,
@@ -118,6 +120,7 @@ impl Default for Rules {
             ],
             token_lifetime_s: 86_399,
             token_expires_in_s: None,
+            token_prefix: String::new(),
             single_token: false,
             decline_form: DeclineForm::default(),
             sequence: SequenceRule::default(),
