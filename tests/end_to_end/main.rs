@@ -9,6 +9,7 @@ mod auth;
 mod bad_input;
 mod both_ledgers;
 mod broken_tasks;
+mod canary;
 mod cancellations;
 mod connexpay_connector;
 mod duplicates;
