@@ -199,16 +199,10 @@ async fn hot_statements_find_rows_by_key_in_tables_that_were_never_analysed() {
             .execute(&mut raw)
             .await
             .expect("grows");
-        for (name, sql, parameters) in super::HOT_STATEMENTS {
+        for (sql, parameters, step) in super::HOT_STATEMENTS {
             let plan = ledger.store.journal_plan(sql, parameters).await;
-            assert!(
-                !plan.contains("Seq Scan on"),
-                "{name} with {rows} rows:\n{plan}"
-            );
-            assert!(
-                plan.contains("Index"),
-                "{name}: not a plan of this statement:\n{plan}"
-            );
+            assert!(!plan.contains("Seq Scan on"), "with {rows} rows:\n{plan}");
+            assert!(plan.contains(step), "another statement's plan:\n{plan}");
         }
     }
     ledger.end().await;
