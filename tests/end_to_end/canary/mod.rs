@@ -72,7 +72,7 @@ async fn common_places(world: &World, visitor: &Visitor<'_>, url: &str) -> Vec<P
     ]
 }
 
-async fn prepared(mut world: World) -> World {
+fn prepared(mut world: World) -> World {
     world.config.log = "trace".into();
     // So many failures would hold back the paths that come after them.
     world.config.more_account = "breaker.failures_max = 1000".into();
@@ -86,7 +86,7 @@ async fn prepared(mut world: World) -> World {
 
 /// Sends the canary through a gateway process, and searches its log and everything else.
 async fn search_log(world: World, redis_port: Option<u16>) {
-    let world = prepared(world).await;
+    let world = prepared(world);
     let redis = match redis_port {
         Some(port) => Some(sinks::listen_to_redis(port).await),
         None => None,
@@ -125,7 +125,7 @@ async fn search_log(world: World, redis_port: Option<u16>) {
 
 /// Sends the canary through a gateway of this process, and searches its spans and everything else.
 async fn search_spans(world: World) {
-    let world = prepared(world).await;
+    let world = prepared(world);
     let options = world.process_options("tapped");
     let (runtime, spans) = gateway::start_tapped(&options).await;
     let visitor = Visitor::new(&world, &options.base_url);

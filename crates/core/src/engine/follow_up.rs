@@ -107,6 +107,13 @@ impl Engine {
             );
             return Outcome::Refused(Refusal::Unsupported { detail });
         }
+        // What the processor never takes is told before what this payment does not allow just now.
+        let faults = account
+            .connector
+            .check(&subject_of(&intent, &payment, amount), None);
+        if !faults.is_empty() {
+            return Outcome::Refused(Refusal::Invalid(faults));
+        }
         let permit = match shared.admits(&account, &intent) {
             Ok(permit) => permit,
             Err(refusal) => return Outcome::Refused(refusal),
@@ -238,12 +245,8 @@ impl Shared {
                 self.wait_for_turn(wait, payment.busy_with).await?;
                 continue;
             }
-            let subject = subject_of(&intent, &payment, want.amount);
-            let faults = account.connector.check(&subject, None);
-            if !faults.is_empty() {
-                return Err(Refusal::Invalid(faults));
-            }
             let prepared = if capabilities.prepares {
+                let subject = subject_of(&intent, &payment, want.amount);
                 Some(
                     account
                         .connector
