@@ -26,6 +26,7 @@ mod outages;
 mod payments;
 mod pool;
 mod rates;
+mod restarts;
 mod settlement;
 mod simulator_kill;
 mod tokens;
