@@ -28,14 +28,15 @@ fn panics_for(amounts: &'static [i64]) -> Hook {
 /// lives; the caller hears "not known yet" until then.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payment_whose_task_panics_is_resolved_after_its_deadline() {
-    let world = World::new().await;
+    let mut world = World::new().await;
+    world.config.set_spans("3s", "4s", "8s");
     let around = Around {
         before: panics_for(&[10_00]),
         after: panics_for(&[20_00, 30_00]),
     };
     let gateway = world.gateway_with(around.seams()).await;
     let shop = world.caller(&gateway.url);
-    shop.pay("control", &sale(1_00)).await.expect(201);
+    shop.pay_surely("control", &sale(1_00)).await;
     let permits = gateway.engine.under_way();
     let hold = {
         let mut body = sale(30_00);
@@ -93,6 +94,7 @@ impl Proxied {
     }
 
     async fn of(mut world: World) -> Self {
+        world.config.set_spans("5s", "8s", "15s");
         let database = world.database.as_ref().expect("on Postgres");
         let server = database.server_address().expect("an address");
         let proxy = TcpProxy::start(server).await.expect("a proxy");
@@ -101,6 +103,8 @@ impl Proxied {
         let gateway = world.gateway().await;
         world.config.ledger_url = direct;
         let records = world.records().await;
+        let shop = world.caller(&gateway.url);
+        shop.pay_surely("warm", &sale(1_00)).await;
         Self {
             world,
             gateway,
@@ -133,8 +137,12 @@ async fn a_lost_acknowledgement_of_the_record_makes_no_second_row_and_no_second_
     assert_eq!(reply.operation(), operation.id.to_string());
     test.world.settle_and_audit(ENOUGH).await;
     let connexpay = test.world.simulators.connexpay();
-    assert_eq!(connexpay.request_count_of(verb::SALE), 1);
-    assert_eq!(connexpay.books().net(), 10_00);
+    assert_eq!(
+        connexpay.request_count_of(verb::SALE),
+        2,
+        "one of them warmed up"
+    );
+    assert_eq!(connexpay.books().net(), 11_00);
 }
 
 /// The same for a follow-up, whose record is a transaction of several statements.
@@ -146,7 +154,7 @@ async fn a_lost_acknowledgement_of_a_refunds_record_refunds_once() {
     let shop = test.world.caller(&test.gateway.url);
     let mut body = sale(10_00);
     body["order_reference"] = "ORDER-77".into();
-    let sold = shop.pay("sold", &body).await.expect(201).payment();
+    let sold = shop.pay_surely("sold", &body).await.payment();
     let connexpay = test.world.simulators.connexpay();
     connexpay.settle().expect("a closed batch");
     // The key is read before it is written; the order is only written.
@@ -170,7 +178,7 @@ async fn a_lost_acknowledgement_of_a_refunds_record_refunds_once() {
     test.world.settle_and_audit(ENOUGH).await;
     let connexpay = test.world.simulators.connexpay();
     assert_eq!(connexpay.books().of(EntryKind::Return).len(), 1);
-    assert_eq!(connexpay.books().net(), 6_00);
+    assert_eq!(connexpay.books().net(), 7_00);
 }
 
 /// Commit 2 is written and its acknowledgement lost: the caller still gets the one answer, entered once.
@@ -191,7 +199,11 @@ async fn a_lost_acknowledgement_of_the_settlement_enters_it_once() {
     assert!(late.is_empty(), "{late:?}");
     test.world.settle_and_audit(ENOUGH).await;
     let connexpay = test.world.simulators.connexpay();
-    assert_eq!(connexpay.request_count_of(verb::SALE), 1);
+    assert_eq!(
+        connexpay.request_count_of(verb::SALE),
+        2,
+        "one of them warmed up"
+    );
 }
 
 /// Commit 1 is written, its acknowledgement is lost, and the process never asks again, because it is killed: another one
@@ -199,6 +211,7 @@ async fn a_lost_acknowledgement_of_the_settlement_enters_it_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_nobody_heard_of_ends_without_effect() {
     let mut world = World::new().await;
+    world.config.set_spans("3s", "4s", "8s");
     let database = world.database.as_ref().expect("on Postgres");
     let server = database.server_address().expect("an address");
     let proxy = TcpProxy::start(server).await.expect("a proxy");
@@ -208,7 +221,7 @@ async fn a_record_that_nobody_heard_of_ends_without_effect() {
     world.config.ledger_url = direct;
     let heir = world.gateway().await;
     let (shop, there) = (world.caller(killed.base_url()), world.caller(&heir.url));
-    there.pay("control", &sale(1_00)).await.expect(201);
+    there.pay_surely("control", &sale(1_00)).await;
 
     let moment = stack::Moment::after_commit();
     let held = proxy.hold_at(moment, b"unheard");

@@ -40,7 +40,8 @@ fn patient(world: &mut World) {
 /// Cancelled between its record and its first byte, a payment is never sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payment_cancelled_before_its_first_byte_is_never_sent() {
-    let world = World::new().await;
+    let mut world = World::new().await;
+    patient(&mut world);
     let turnstile = Turnstile::closed();
     let gateway = world
         .gateway_with(Around::before(turnstile.hook()).seams())
@@ -72,7 +73,8 @@ async fn a_payment_cancelled_before_its_first_byte_is_never_sent() {
 /// A replica that holds a payment and does not know that another one cancelled it may send it; then it is reversed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payment_cancelled_through_another_replica_leaves_no_effect() {
-    let world = World::new().await;
+    let mut world = World::new().await;
+    patient(&mut world);
     let turnstile = Turnstile::closed();
     let holder = world
         .gateway_with(Around::before(turnstile.hook()).seams())
@@ -150,7 +152,8 @@ async fn a_payment_cancelled_while_it_is_sent_is_reversed() {
 /// Cancelled after its caller was told `201`, a payment is reversed: what was captured, and what was only authorized.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answered_payment_that_is_cancelled_is_reversed() {
-    let world = World::new().await;
+    let mut world = World::new().await;
+    patient(&mut world);
     let (first, second) = (world.gateway().await, world.gateway().await);
     let (shop, there) = (world.caller(&first.url), world.caller(&second.url));
     let sold = shop.pay("sale", &sale(10_00)).await.expect(201);

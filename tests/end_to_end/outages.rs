@@ -70,6 +70,7 @@ impl Load {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_payment_fails_when_redis_forgets_and_when_it_stops() {
     let mut world = World::new().await.with_own_redis().await;
+    world.config.set_spans("10s", "15s", "30s");
     let (first, second) = (world.gateway().await, world.gateway().await);
     let load = Load::default();
     let mut lanes = JoinSet::new();
@@ -114,7 +115,10 @@ async fn payments_survive_a_ledger_that_is_away_for_twenty_seconds() {
     world.config.set_spans("4s", "5s", "10s");
     let (first, second) = (world.gateway().await, world.gateway().await);
     let callers = [world.caller(&first.url), world.caller(&second.url)];
-    callers[0].pay("control", &sale(1_00)).await.expect(201);
+    for (number, caller) in callers.iter().enumerate() {
+        let key = format!("control-{number}");
+        caller.pay_surely(&key, &sale(1_00)).await;
+    }
 
     let connexpay = world.simulators.connexpay();
     let gate = connexpay.hold(
@@ -213,7 +217,7 @@ async fn a_silent_ledger_keeps_no_caller_past_its_wait() {
     let gateway = world.gateway().await;
     world.config.ledger_url = direct;
     let shop = world.caller(&gateway.url);
-    let sold = shop.pay("sold", &sale(1_00)).await.expect(201).payment();
+    let sold = shop.pay_surely("sold", &sale(1_00)).await.payment();
 
     let connexpay = world.simulators.connexpay();
     let gate = connexpay.hold(

@@ -186,6 +186,13 @@ impl Caller {
         self.post("/v1/payments", key, body).await
     }
 
+    /// `POST /v1/payments`, repeated while nothing was sent: what a test needs before it begins.
+    pub async fn pay_surely(&self, key: &str, body: &Value) -> Reply {
+        self.until_final("/v1/payments", key, body)
+            .await
+            .expect(201)
+    }
+
     /// `POST /v1/payments`, an authorization.
     pub async fn authorize(&self, key: &str, minor: i64) -> Reply {
         let mut body = sale(minor);
