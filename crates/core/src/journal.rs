@@ -11,10 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, oneshot};
 
 use crate::key::{Client, IdempotencyKey, OperationId, PaymentId};
+use crate::randomness::Randomness;
 use crate::store::{Intent, Recorded, Settled, Settlement, Store, StoreError};
+use crate::task;
 
 /// How the journal gathers.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +75,8 @@ pub struct Journal {
 struct Shared {
     store: Arc<dyn Store>,
     options: JournalOptions,
+    /// Of the pauses after contention.
+    randomness: Arc<dyn Randomness>,
     queues: Mutex<Queues>,
     ready: Notify,
     observer: Option<Arc<dyn JournalObserver>>,
@@ -95,6 +100,7 @@ impl Journal {
     pub fn start(
         store: Arc<dyn Store>,
         options: JournalOptions,
+        randomness: Arc<dyn Randomness>,
         observer: Option<Arc<dyn JournalObserver>>,
     ) -> Self {
         assert!(
@@ -104,12 +110,13 @@ impl Journal {
         let shared = Arc::new(Shared {
             store,
             options,
+            randomness,
             queues: Mutex::default(),
             ready: Notify::new(),
             observer,
         });
         for _ in 0..options.writers {
-            tokio::spawn(write_batches(Arc::clone(&shared)));
+            task::spawn(write_batches(Arc::clone(&shared)));
         }
         Self { shared }
     }
@@ -277,11 +284,11 @@ async fn settle_batch(shared: &Shared, jobs: Vec<Job<Settlement, Settled>>) {
     let (what, answers) = split(jobs);
     let started = tokio::time::Instant::now();
     let count = what.len();
-    let results = commit(&what, &|batch| {
+    let write = |batch: Vec<_>| -> BoxFuture<'_, _> {
         let store = Arc::clone(&shared.store);
         Box::pin(async move { store.settle(&batch).await })
-    })
-    .await;
+    };
+    let results = commit(&what, &write, &*shared.randomness).await;
     if let Some(observer) = &shared.observer {
         observer.committed(0, count, started.elapsed());
     }
@@ -292,11 +299,11 @@ async fn record_batch(shared: &Shared, jobs: Vec<Job<Intent, Recorded>>) {
     let (what, answers) = split(jobs);
     let started = tokio::time::Instant::now();
     let count = what.len();
-    let results = commit(&what, &|batch| {
+    let write = |batch: Vec<_>| -> BoxFuture<'_, _> {
         let store = Arc::clone(&shared.store);
         Box::pin(async move { store.record(&batch).await })
-    })
-    .await;
+    };
+    let results = commit(&what, &write, &*shared.randomness).await;
     if let Some(observer) = &shared.observer {
         observer.committed(count, 0, started.elapsed());
     }
@@ -304,9 +311,7 @@ async fn record_batch(shared: &Shared, jobs: Vec<Job<Intent, Recorded>>) {
 }
 
 type Answers<A> = Vec<oneshot::Sender<Result<A, JournalError>>>;
-type Write<'a, W, A> = dyn Fn(Vec<Arc<W>>) -> futures_util::future::BoxFuture<'a, Result<Vec<A>, StoreError>>
-    + Sync
-    + 'a;
+type Write<'a, W, A> = dyn Fn(Vec<Arc<W>>) -> BoxFuture<'a, Result<Vec<A>, StoreError>> + Sync + 'a;
 
 fn split<W, A>(jobs: Vec<Job<W, A>>) -> (Vec<Arc<W>>, Answers<A>) {
     jobs.into_iter().map(|job| (job.what, job.answer)).unzip()
@@ -324,7 +329,11 @@ fn deliver<A>(answers: Answers<A>, results: Vec<Result<A, JournalError>>) {
 const CONTENDED_TRIES_MAX: u32 = 5;
 
 /// Writes a batch. What the ledger refuses is halved until the poisonous row stands alone and fails alone.
-async fn commit<W, A>(what: &[Arc<W>], write: &Write<'_, W, A>) -> Vec<Result<A, JournalError>>
+async fn commit<W, A>(
+    what: &[Arc<W>],
+    write: &Write<'_, W, A>,
+    randomness: &dyn Randomness,
+) -> Vec<Result<A, JournalError>>
 where
     W: Send + Sync,
     A: Send,
@@ -350,8 +359,7 @@ where
                 }
                 Err(StoreError::Contended(_)) if tries < CONTENDED_TRIES_MAX => {
                     tries += 1;
-                    let pause =
-                        Duration::from_millis(rand::random_range(1..=10 * u64::from(tries)));
+                    let pause = randomness.pause(1..=10 * tries);
                     tokio::time::sleep(pause).await;
                 }
                 Err(error) => break Some(error),

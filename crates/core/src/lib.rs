@@ -16,6 +16,8 @@ pub mod money;
 pub mod operation;
 pub mod pan_scan;
 pub mod payment;
+pub mod randomness;
 pub mod resolver;
 pub mod store;
+pub mod task;
 pub mod token;

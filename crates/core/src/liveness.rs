@@ -178,11 +178,14 @@ impl Liveness {
         };
         let silent =
             |other: &Other| now.since(other.moved.max(unbroken_since)) >= self.options.silent_after;
-        seen.others
+        let mut replicas: Vec<ReplicaId> = seen
+            .others
             .iter()
             .filter(|(_, other)| silent(other))
             .map(|(replica, _)| *replica)
-            .collect()
+            .collect();
+        replicas.sort_unstable();
+        replicas
     }
 
     /// A first beat was confirmed, and the last one recently.

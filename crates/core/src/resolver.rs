@@ -164,7 +164,7 @@ impl Resolver {
                 operation: operation.id,
             };
             let shared = Arc::clone(&self.shared);
-            tokio::spawn(async move {
+            crate::task::spawn(async move {
                 let checked = AssertUnwindSafe(shared.check(operation.clone())).catch_unwind();
                 if checked.await.is_err() {
                     tracing::error!(payment.operation.id = %operation.id, "BUG: a check panicked");

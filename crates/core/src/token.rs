@@ -14,6 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::randomness::{Randomness, SystemRandomness};
 use crate::store::{Store, TokenRow};
 
 pub use keeper::{TokenHealth, TokenKeeper};
@@ -132,6 +133,17 @@ pub struct TokenOptions {
     pub lone_pause_max: Duration,
     /// The background looks at least so often, in case the machine slept or its clock was moved.
     pub look_every: Duration,
+    /// Of the refresh's place in a token's life, and of pauses.
+    pub randomness: Arc<dyn Randomness>,
+}
+
+impl TokenOptions {
+    /// After which part of its life a token is refreshed.
+    fn part_of_life(&self) -> f64 {
+        self.randomness
+            .part(self.refresh_at.clone())
+            .clamp(0.0, 1.0)
+    }
 }
 
 impl Default for TokenOptions {
@@ -148,6 +160,7 @@ impl Default for TokenOptions {
             storm_window: Duration::from_mins(1),
             lone_pause_max: Duration::from_millis(500),
             look_every: Duration::from_secs(30),
+            randomness: Arc::new(SystemRandomness),
         }
     }
 }

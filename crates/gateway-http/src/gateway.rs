@@ -18,6 +18,7 @@ use gateway_core::key::{AccountName, ReplicaId};
 use gateway_core::liveness::LivenessOptions;
 use gateway_core::lock::Lock;
 use gateway_core::metrics::Metrics;
+use gateway_core::randomness::SystemRandomness;
 use gateway_core::resolver::ResolverOptions;
 use gateway_core::store::Store;
 use http::header::CONTENT_TYPE;
@@ -142,6 +143,7 @@ impl Gateway {
             store: pieces.store,
             lock: pieces.lock,
             clock: Arc::clone(&pieces.clock),
+            randomness: Arc::new(SystemRandomness),
             keys: pieces.keys,
             accounts: pieces.accounts,
             metrics,

@@ -18,6 +18,7 @@ use crate::key::{
 use crate::money::Money;
 use crate::operation::{State, Verb};
 use crate::store::{Intent, IntentKind, Operation, Recorded};
+use crate::task;
 
 /// A sale, an authorization or a verification, parsed.
 #[derive(Debug)]
@@ -70,7 +71,7 @@ impl Engine {
         let (begun, begins) = oneshot::channel();
         // From here on the caller may leave: the task goes on, and the record tells.
         let task = Arc::clone(shared).run_create(account, intent, payer, wait, permit, begun);
-        tokio::spawn(task.in_current_span());
+        task::spawn(task.in_current_span());
         shared.follow(begins, wait).await
     }
 }
@@ -254,7 +255,7 @@ impl Shared {
         };
         let intent = Intent {
             operation: self.new_operation_id(),
-            claim: Self::new_claim(),
+            claim: self.new_claim(),
             verb: request.verb,
             account: request.account,
             endpoint: account

@@ -19,6 +19,7 @@ use crate::money::Money;
 use crate::operation::{Reserved, StateName, Verb};
 use crate::payment::{Payment, PaymentStatus};
 use crate::store::{Intent, IntentKind, Recorded};
+use crate::task;
 
 /// A capture, void or refund, parsed.
 pub struct FollowUpRequest {
@@ -121,7 +122,7 @@ impl Engine {
         let (begun, begins) = oneshot::channel();
         let task =
             Arc::clone(shared).run_follow_up(account, capabilities, intent, wait, permit, begun);
-        tokio::spawn(task.in_current_span());
+        task::spawn(task.in_current_span());
         shared.follow(begins, wait).await
     }
 }
@@ -303,7 +304,7 @@ impl Shared {
         wait: Wait,
         with: Option<crate::key::OperationId>,
     ) -> Result<(), Refusal> {
-        let pause = Duration::from_millis(rand::random_range(10..=50));
+        let pause = self.randomness.pause(10..=50);
         if wait.left(&*self.clock) <= pause {
             return Err(Refusal::PaymentBusy { with });
         }
@@ -322,7 +323,7 @@ impl Shared {
         let capabilities = account.map(|account| account.connector.capabilities(request.verb));
         Intent {
             operation: self.new_operation_id(),
-            claim: Self::new_claim(),
+            claim: self.new_claim(),
             verb: request.verb,
             account: payment.account.clone(),
             endpoint: payment.endpoint.clone(),

@@ -39,8 +39,10 @@ use crate::metrics::Metrics;
 use crate::money::{Currency, Money};
 use crate::operation::StateName;
 use crate::payment::PaymentStatus;
+use crate::randomness::Randomness;
 use crate::resolver::{Resolver, ResolverOptions};
 use crate::store::{Intent, Operation, Store, StoreError};
+use crate::task;
 
 /// One merchant account at one processor.
 #[derive(Debug)]
@@ -102,6 +104,7 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     pub lock: Arc<dyn Lock>,
     pub clock: Arc<dyn Clock>,
+    pub randomness: Arc<dyn Randomness>,
     pub keys: Arc<FingerprintKeys>,
     pub accounts: HashMap<AccountName, Arc<Account>>,
     pub metrics: Arc<Metrics>,
@@ -121,6 +124,7 @@ pub(crate) struct Shared {
     pub(crate) journal: Journal,
     pub(crate) lock: Arc<dyn Lock>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) randomness: Arc<dyn Randomness>,
     pub(crate) keys: Arc<FingerprintKeys>,
     pub(crate) accounts: HashMap<AccountName, Arc<Account>>,
     pub(crate) liveness: Arc<Liveness>,
@@ -220,11 +224,13 @@ impl Engine {
             journal: Journal::start(
                 Arc::clone(&parts.store),
                 options.journal,
+                Arc::clone(&parts.randomness),
                 Some(Arc::clone(&parts.metrics) as Arc<_>),
             ),
             store: parts.store,
             lock: parts.lock,
             clock: parts.clock,
+            randomness: parts.randomness,
             keys: parts.keys,
             accounts: parts.accounts,
             liveness,
@@ -244,9 +250,9 @@ impl Engine {
         );
         let resolve = Resolver::new(Arc::clone(&shared)).run();
         let background = vec![
-            tokio::spawn(beat).abort_handle(),
-            tokio::spawn(ask).abort_handle(),
-            tokio::spawn(resolve).abort_handle(),
+            task::spawn(beat).abort_handle(),
+            task::spawn(ask).abort_handle(),
+            task::spawn(resolve).abort_handle(),
         ];
         Self { shared, background }
     }
@@ -356,15 +362,15 @@ impl Shared {
     }
 
     pub(crate) fn new_operation_id(&self) -> OperationId {
-        OperationId::generate(self.clock.now(), rand::random())
+        OperationId::generate(self.clock.now(), self.randomness.bytes())
     }
 
     fn new_payment_id(&self) -> PaymentId {
-        PaymentId::generate(self.clock.now(), rand::random())
+        PaymentId::generate(self.clock.now(), self.randomness.bytes())
     }
 
-    fn new_claim() -> Uuid {
-        uuid::Builder::from_random_bytes(rand::random()).into_uuid()
+    fn new_claim(&self) -> Uuid {
+        uuid::Builder::from_random_bytes(self.randomness.bytes()).into_uuid()
     }
 
     /// The flag of a create under way: set by a cancellation that this process commits, read right before the first byte.

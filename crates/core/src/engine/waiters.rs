@@ -64,11 +64,14 @@ impl Waiters {
         let mut entries = self.entries();
         entries.retain(|_, entry| entry.tasks > 0 || entry.ended.receiver_count() > 0);
         let open = |entry: &Entry| entry.tasks == 0 && entry.ended.borrow().is_none();
-        entries
+        let mut ids: Vec<OperationId> = entries
             .iter()
             .filter(|(_, entry)| open(entry))
             .map(|(id, _)| *id)
-            .collect()
+            .collect();
+        // Who is told first must not hang on how a map hashes: the same history has to come of the same seed.
+        ids.sort_unstable();
+        ids
     }
 
     pub fn waited_for(&self) -> usize {

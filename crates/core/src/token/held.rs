@@ -1,10 +1,8 @@
 //! The token in memory: until when it serves, and when it is to be refreshed or saved.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::RngExt as _;
 use secrecy::SecretString;
 
 use super::shelf::Bearer;
@@ -42,7 +40,7 @@ impl Held {
         life: Duration,
         options: &TokenOptions,
     ) -> Self {
-        let part = drawn(options.refresh_at.clone());
+        let part = options.part_of_life();
         let end = asked + life;
         Self {
             ledger_generation: saved_as.unwrap_or(bearer.ledger_generation),
@@ -62,7 +60,7 @@ impl Held {
         let now = clock.tick();
         let life = bearer.expires_at.since(bearer.issued_at).min(LIFE_MAX);
         let left = bearer.expires_at.since(clock.now()).min(life);
-        let spare = life.mul_f64(1.0 - drawn(options.refresh_at.clone()));
+        let spare = life.mul_f64(1.0 - options.part_of_life());
         let skew = options.skew_max.min(life / 10);
         let refresh_at = now + left.saturating_sub(spare);
         let doubtful_at = now + left.saturating_sub(skew);
@@ -125,14 +123,4 @@ impl Held {
             expires_at: self.expires_at,
         }
     }
-}
-
-/// A part of the whole from `range`; its start if it is empty.
-pub(super) fn drawn(range: Range<f64>) -> f64 {
-    let part = if range.is_empty() {
-        range.start
-    } else {
-        rand::rng().random_range(range)
-    };
-    part.clamp(0.0, 1.0)
 }

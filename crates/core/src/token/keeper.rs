@@ -16,11 +16,12 @@ use secrecy::ExposeSecret;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::held::{Held, LIFE_MAX, drawn};
+use super::held::{Held, LIFE_MAX};
 use super::shelf::{Bearer, Saved, Seen, Shelf};
 use super::{FetchedToken, Token, TokenError, TokenKey, TokenOptions, TokenSource, TokenStore};
 use crate::clock::{Clock, Tick};
 use crate::lock::{Acquired, Lock};
+use crate::task;
 
 /// A shorter life than this is no life: the token would be fetched again for each payment.
 const LIFE_MIN: Duration = Duration::from_secs(1);
@@ -109,7 +110,7 @@ impl TokenKeeper {
             changed: Arc::clone(&changed),
         });
         let background = Arc::downgrade(&keeper);
-        tokio::spawn(async move {
+        task::spawn(async move {
             while let Some(keeper) = background.upgrade() {
                 let nap = keeper.tend().await;
                 drop(keeper); // While this sleeps, only its users keep the keeper alive.
@@ -235,7 +236,7 @@ impl TokenKeeper {
             keeper: Arc::clone(self),
             number,
         };
-        let task = tokio::spawn(async move {
+        let task = task::spawn(async move {
             let result = landing.keeper.fly().await;
             landing.keeper.land(number, &result);
             result
@@ -291,7 +292,9 @@ impl TokenKeeper {
             .options
             .pause_min
             .saturating_mul(1 << (in_a_row - 1).min(16));
-        doubled.min(self.options.pause_max).mul_f64(drawn(0.5..1.0))
+        doubled
+            .min(self.options.pause_max)
+            .mul_f64(self.options.randomness.part(0.5..1.0))
     }
 
     /// One round of the background: starts what is due, and says how long nothing will be.
@@ -367,7 +370,12 @@ impl TokenKeeper {
             Acquired::Busy => None,
             Acquired::Unavailable(_) => {
                 if self.shelf.exists() {
-                    sleep(self.options.lone_pause_max.mul_f64(drawn(0.0..1.0))).await;
+                    sleep(
+                        self.options
+                            .lone_pause_max
+                            .mul_f64(self.options.randomness.part(0.0..1.0)),
+                    )
+                    .await;
                 }
                 None
             }
