@@ -77,7 +77,7 @@ impl Bench {
             wait_max: Duration::from_secs(1),
         };
         let parts = ConnexPayParts {
-            pool,
+            wire: pool,
             tokens,
             breaker: Breaker::new("acme", breaker, clock, &metrics),
             limit: Limit::new("acme", limit, &metrics),

@@ -108,7 +108,7 @@ impl Upstreams {
             wait_max: account.wait_max,
         };
         let parts = ConnexPayParts {
-            pool,
+            wire: pool,
             tokens,
             breaker: Breaker::new(
                 name.as_str(),

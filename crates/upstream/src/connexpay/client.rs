@@ -12,17 +12,17 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::time::{Instant, timeout};
 
 use super::answers::Reply;
-use crate::pool::{Call, CallFailure, Pool, Response};
+use crate::pool::{Call, CallFailure, Response, Transport};
 
 /// The API of one account.
-pub(super) struct Client {
-    pub(super) pool: Arc<Pool>,
+pub(super) struct Client<W> {
+    pub(super) wire: Arc<W>,
     pub(super) tokens: Arc<TokenKeeper>,
     /// A 401 with the API's own body was refused before any processing.
     pub(super) trust_401: bool,
 }
 
-impl fmt::Debug for Client {
+impl<W> fmt::Debug for Client<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
             .field("trust_401", &self.trust_401)
@@ -48,7 +48,7 @@ pub(super) enum Outcome {
     Unknown(UnknownReason),
 }
 
-impl Client {
+impl<W: Transport> Client<W> {
     /// Sends a request that may move money. After a 401 that proves "not executed", once more with another token;
     /// `gate` is asked before each.
     pub(super) async fn send(
@@ -136,7 +136,7 @@ impl Client {
             return Err(CallFailure::NotSent(NotSent::NoToken { detail }));
         };
         let exchange = self
-            .pool
+            .wire
             .call(Call {
                 method: request.method.clone(),
                 path: request.path,

@@ -14,6 +14,7 @@ use super::requests::{Missing, Target, id};
 use super::scrub::Scrub;
 use super::searches::{Asking, Filter, Kind, is_guid, is_settled, status};
 use super::wire::{Record, Related};
+use crate::pool::Transport;
 
 /// Records read behind the rows of one search.
 const CANDIDATES_MAX: usize = 8;
@@ -24,7 +25,7 @@ enum Captured {
     Not { conclusive: bool },
 }
 
-impl Asking<'_> {
+impl<W: Transport> Asking<'_, W> {
     /// A sale or an authorization: by its id, where an answer told it; else by our reference.
     pub(super) async fn create(&mut self, shape: Shape, control: Option<&Control>) -> Finding {
         let (kind, name) = if shape == Shape::Sale {

@@ -49,7 +49,7 @@ use self::client::{Client, Outcome, Request, reply};
 use self::requests::{Missing, Plan};
 use self::scrub::Scrub;
 use self::searches::Asking;
-use crate::pool::{Breaker, Health, Limit, Pool, VerbClass};
+use crate::pool::{Breaker, Health, Limit, Pool, Transport, VerbClass};
 
 pub use answers::UnlistedCode;
 pub use token::{ConnexPayTokens, CredentialSource, Credentials};
@@ -149,10 +149,10 @@ pub struct ConnexPayFaults {
 
 /// What a connector works with, all of one account.
 #[derive(Debug)]
-pub struct ConnexPayParts {
+pub struct ConnexPayParts<W = Pool> {
     /// Leads to the configured endpoint.
-    pub pool: Arc<Pool>,
-    /// Fetched by a [`ConnexPayTokens`] over the same pool.
+    pub wire: Arc<W>,
+    /// Fetched by a [`ConnexPayTokens`] over the same wire.
     pub tokens: Arc<TokenKeeper>,
     /// Holds back new charges; told what became of each.
     pub breaker: Breaker,
@@ -161,14 +161,14 @@ pub struct ConnexPayParts {
 }
 
 /// The connector of one account.
-pub struct ConnexPay {
+pub struct ConnexPay<W = Pool> {
     config: ConnexPayConfig,
-    client: Client,
+    client: Client<W>,
     breaker: Breaker,
     limit: Limit,
 }
 
-impl fmt::Debug for ConnexPay {
+impl<W> fmt::Debug for ConnexPay<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConnexPay")
             .field("config", &self.config)
@@ -176,23 +176,23 @@ impl fmt::Debug for ConnexPay {
     }
 }
 
-impl ConnexPay {
+impl<W: Transport> ConnexPay<W> {
     /// # Errors
     /// Everything that is wrong with the settings.
-    pub fn new(config: ConnexPayConfig, parts: ConnexPayParts) -> Result<Self, ConnexPayFaults> {
+    pub fn new(config: ConnexPayConfig, parts: ConnexPayParts<W>) -> Result<Self, ConnexPayFaults> {
         let faults = config.faults();
         if !faults.is_empty() {
             return Err(ConnexPayFaults { faults });
         }
         let ConnexPayParts {
-            pool,
+            wire,
             tokens,
             breaker,
             limit,
         } = parts;
         Ok(Self {
             client: Client {
-                pool,
+                wire,
                 tokens,
                 trust_401: config.trust_401,
             },
@@ -350,7 +350,7 @@ fn with_card(verdict: Verdict, payer: Option<&Payer>) -> Verdict {
 }
 
 #[async_trait]
-impl Connector for ConnexPay {
+impl<W: Transport> Connector for ConnexPay<W> {
     fn capabilities(&self, verb: Verb) -> Capabilities {
         let none = Capabilities {
             supported: true,

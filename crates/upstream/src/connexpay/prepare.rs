@@ -6,10 +6,11 @@ use gateway_core::operation::Verb;
 use super::ConnexPay;
 use super::requests::{Missing, Target, id};
 use super::searches::{Asking, Kind};
+use crate::pool::Transport;
 
 /// The form that the follow-up takes, and the baseline for comparing afterwards.
 pub(super) async fn prepare(
-    connector: &ConnexPay,
+    connector: &ConnexPay<impl Transport>,
     subject: &Subject,
 ) -> Result<Prepared, PrepareError> {
     let mut prepared = Prepared::default();
@@ -30,7 +31,7 @@ pub(super) async fn prepare(
 }
 
 async fn void(
-    mut asking: Asking<'_>,
+    mut asking: Asking<'_, impl Transport>,
     subject: &Subject,
     prepared: Prepared,
 ) -> Result<Prepared, PrepareError> {
@@ -56,7 +57,7 @@ async fn void(
 }
 
 async fn refund(
-    mut asking: Asking<'_>,
+    mut asking: Asking<'_, impl Transport>,
     subject: &Subject,
     prepared: Prepared,
 ) -> Result<Prepared, PrepareError> {

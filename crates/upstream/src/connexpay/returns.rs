@@ -7,6 +7,7 @@ use super::findings::could_not;
 use super::requests::id;
 use super::searches::{Asking, Filter, Kind, PAGE, Stands, status};
 use super::wire::Record;
+use crate::pool::Transport;
 
 /// Records read behind the rows of one search: all that may be of the sale must be, for its totals to tell.
 const READS_MAX: usize = 20;
@@ -26,7 +27,7 @@ struct Returns {
     unread: Option<String>,
 }
 
-impl Asking<'_> {
+impl<W: Transport> Asking<'_, W> {
     /// A refund: by the record that carries our reference, else by how what is left of the sale has changed.
     pub(super) async fn refund(&mut self) -> Finding {
         let Some(sale) = id(self.subject, "sale").map(str::to_owned) else {

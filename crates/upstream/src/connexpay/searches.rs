@@ -12,6 +12,7 @@ use super::answers::Status;
 use super::client::{Request, reply};
 use super::wire::{Record, SearchAnswer, SearchRequest, day};
 use super::{ConnexPay, body};
+use crate::pool::Transport;
 
 /// Rows asked for in one page. With our reference as the filter there is one; with dates there may be many.
 pub(super) const PAGE: usize = 100;
@@ -64,14 +65,14 @@ pub(super) struct Stands {
 }
 
 /// One look-up: the questions of one check share their evidence.
-pub(super) struct Asking<'a> {
-    connector: &'a ConnexPay,
+pub(super) struct Asking<'a, W> {
+    connector: &'a ConnexPay<W>,
     pub(super) subject: &'a Subject,
     pub(super) evidence: Vec<CallEvidence>,
 }
 
-impl<'a> Asking<'a> {
-    pub(super) fn new(connector: &'a ConnexPay, subject: &'a Subject) -> Self {
+impl<'a, W: Transport> Asking<'a, W> {
+    pub(super) fn new(connector: &'a ConnexPay<W>, subject: &'a Subject) -> Self {
         Self {
             connector,
             subject,

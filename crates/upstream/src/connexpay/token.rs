@@ -14,7 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::body;
 use super::client::reply;
 use super::wire::TokenAnswer;
-use crate::pool::{Call, CallFailure, Pool};
+use crate::pool::{Call, CallFailure, Pool, Transport};
 
 /// The login of one account.
 #[derive(Clone, Debug)]
@@ -37,13 +37,13 @@ impl CredentialSource for Credentials {
 }
 
 /// The token endpoint of one account, for its [`gateway_core::token::TokenKeeper`].
-pub struct ConnexPayTokens {
-    pool: Arc<Pool>,
+pub struct ConnexPayTokens<W = Pool> {
+    wire: Arc<W>,
     credentials: Arc<dyn CredentialSource>,
     timeout: Duration,
 }
 
-impl fmt::Debug for ConnexPayTokens {
+impl<W> fmt::Debug for ConnexPayTokens<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConnexPayTokens")
             .field("timeout", &self.timeout)
@@ -51,11 +51,11 @@ impl fmt::Debug for ConnexPayTokens {
     }
 }
 
-impl ConnexPayTokens {
+impl<W: Transport> ConnexPayTokens<W> {
     /// `timeout` for one fetch, shorter than the keeper's own.
-    pub fn new(pool: Arc<Pool>, credentials: Arc<dyn CredentialSource>, timeout: Duration) -> Self {
+    pub fn new(wire: Arc<W>, credentials: Arc<dyn CredentialSource>, timeout: Duration) -> Self {
         Self {
-            pool,
+            wire,
             credentials,
             timeout,
         }
@@ -63,7 +63,7 @@ impl ConnexPayTokens {
 }
 
 #[async_trait]
-impl TokenSource for ConnexPayTokens {
+impl<W: Transport> TokenSource for ConnexPayTokens<W> {
     async fn fetch(&self) -> Result<FetchedToken, TokenError> {
         let credentials = self.credentials.credentials();
         let login = credentials.map_err(|detail| TokenError::Unreachable { detail })?;
@@ -79,7 +79,7 @@ impl TokenSource for ConnexPayTokens {
         );
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         let exchange = self
-            .pool
+            .wire
             .call(Call {
                 method: Method::POST,
                 path: "/token",

@@ -14,12 +14,13 @@ use super::codes::Class;
 use super::requests::{self, Target};
 use super::wire::TimeoutReversalRequest;
 use super::{ConnexPay, body};
+use crate::pool::Transport;
 
 /// The answer that alone proves a reversal, without spaces and punctuation.
 const REVERSED: &str = "deviceguidandsequencenumbercombinationfoundandvoided";
 
 pub(super) async fn reverse(
-    connector: &ConnexPay,
+    connector: &ConnexPay<impl Transport>,
     subject: &Subject,
     form: &ReversalForm,
     gate: &dyn SendGate,
@@ -112,7 +113,7 @@ fn is_already_undone(decline: &Decline) -> bool {
 }
 
 async fn by_reference(
-    connector: &ConnexPay,
+    connector: &ConnexPay<impl Transport>,
     subject: &Subject,
     gate: &dyn SendGate,
     evidence: &mut Vec<CallEvidence>,

@@ -7,6 +7,13 @@ use bytes::Bytes;
 use gateway_core::connector::{CallEvidence, NotSent, SendGate, UnknownReason};
 use http::{HeaderMap, Method, StatusCode};
 
+/// What carries calls to a processor: the [`super::Pool`], or the simulation's. Not an object: a call costs what it costs
+/// there, and nothing for the choice.
+pub trait Transport: Send + Sync + fmt::Debug + 'static {
+    /// Sends one request and reads its answer, as [`super::Pool::call`] does and with the same proof.
+    fn call(&self, call: Call<'_>) -> impl Future<Output = Exchange> + Send;
+}
+
 /// One request to the processor. Nothing in it is ever written to a log.
 pub struct Call<'a> {
     pub method: Method,

@@ -46,7 +46,7 @@ pub use breaker::{Admission, Breaker, BreakerConfig, Health, VerbClass};
 use checkout::{Lease, Shared};
 pub use config::{PoolConfig, PoolError, Resolve, Roots, SystemResolver};
 use connection::{Attempt, Broken};
-pub use exchange::{Call, CallFailure, Exchange, Response};
+pub use exchange::{Call, CallFailure, Exchange, Response, Transport};
 pub use limit::{Limit, LimitConfig, LimitPermit};
 pub use metrics::{CloseReason, PoolMetrics};
 
@@ -255,6 +255,12 @@ impl Pool {
 fn add_all(headers: &mut HeaderMap, more: &HeaderMap) {
     for (name, value) in more {
         headers.append(name, value.clone());
+    }
+}
+
+impl Transport for Pool {
+    fn call(&self, call: Call<'_>) -> impl Future<Output = Exchange> + Send {
+        Self::call(self, call)
     }
 }
 

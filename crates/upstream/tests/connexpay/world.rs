@@ -132,7 +132,7 @@ impl World {
         config.timeout = Duration::from_secs(5);
         change(&mut config);
         let parts = ConnexPayParts {
-            pool,
+            wire: pool,
             tokens,
             breaker: Breaker::new("acme", breaker, clock, &metrics),
             limit: Limit::new("acme", limit, &metrics),
