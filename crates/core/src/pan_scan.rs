@@ -73,28 +73,6 @@ pub fn redact(text: &str) -> Cow<'_, str> {
     Cow::Owned(cleaned)
 }
 
-/// The longest part of a member name that a pointer shows, in characters.
-const NAME_LENGTH_MAX: usize = 64;
-
-/// Appends a member name to a JSON pointer (RFC 6901). A name comes from the caller and goes into an answer, so the
-/// digits of one that may be a card number are masked, and its length is bounded.
-pub fn pointer_to(parent: &str, name: &str) -> String {
-    let mut pointer = String::with_capacity(parent.len() + name.len() + 1);
-    pointer.push_str(parent);
-    pointer.push('/');
-    // Separators between the digits do not hide one.
-    let masks = name.chars().filter_map(digit_of).count() >= REDACTED_DIGITS_MIN;
-    for character in name.chars().take(NAME_LENGTH_MAX) {
-        match character {
-            '~' => pointer.push_str("~0"),
-            '/' => pointer.push_str("~1"),
-            digit if masks && digit_of(digit).is_some() => pointer.push('*'),
-            other => pointer.push(other),
-        }
-    }
-    pointer
-}
-
 /// The Luhn test (ISO/IEC 7812-1, annex B) over decimal digits. An empty slice does not pass.
 pub(crate) fn passes_luhn(digits: &[u8]) -> bool {
     let sum: u32 = digits

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
+use gateway_core::echo::shown_name;
 use gateway_core::key::{IdempotencyKey, KeyError};
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -225,13 +226,12 @@ impl Query {
 
     /// All faults at once: those found so far, and what nobody took.
     pub fn finish(mut self) -> Result<(), Problem> {
-        // The name is the caller's: it is not repeated, for it might be anything.
-        for _ in std::mem::take(&mut self.pairs).iter().take(8) {
-            self.faults.push(Fault::new(
-                "query:",
+        for (name, _) in std::mem::take(&mut self.pairs).iter().take(8) {
+            self.refuse(
+                shown_name(name),
                 "unknown-parameter",
-                "there is a parameter that is not known here",
-            ));
+                "is not a known parameter here",
+            );
         }
         if self.faults.is_empty() {
             return Ok(());

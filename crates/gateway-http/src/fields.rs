@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
 
-use gateway_core::pan_scan::pointer_to;
+use gateway_core::echo::pointer_to;
 use serde_json::{Map, Value};
 
 use crate::json::{Json, to_map};

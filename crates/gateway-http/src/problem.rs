@@ -7,6 +7,7 @@ use std::future::{Ready, ready};
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
+use gateway_core::echo::hides_name;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde::ser::SerializeMap;
@@ -20,21 +21,26 @@ pub const PROBLEM_JSON: &str = "application/problem+json";
 /// One fault of a request body, header or query parameter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Fault {
-    /// JSON pointer (RFC 6901) into the body; empty for the whole body. `header:Name` and `query:name` otherwise.
+    /// JSON pointer (RFC 6901) into the body; empty for the whole body. `header:Name` and `query:name` otherwise. `*` stands
+    /// for a name of the request's own that is not repeated, because it may be card data.
     pub pointer: String,
     /// Stable and machine-readable: `required`, `unknown-field`, `type`, `out-of-range`, …
     #[schema(value_type = String)]
     pub code: Cow<'static, str>,
-    /// For people. Never repeats a value of the request: it might be a card number.
+    /// For people. Never repeats a value of the request: it might be card data.
     pub detail: String,
 }
 
 impl Fault {
     pub fn new(pointer: impl Into<String>, code: &'static str, detail: impl Into<String>) -> Self {
+        let (pointer, mut detail) = (pointer.into(), detail.into());
+        if hides_name(&pointer) {
+            detail.push_str(" (`*` is a name that is not repeated here: it may be card data)");
+        }
         Self {
-            pointer: pointer.into(),
+            pointer,
             code: Cow::Borrowed(code),
-            detail: detail.into(),
+            detail,
         }
     }
 }

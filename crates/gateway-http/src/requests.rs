@@ -8,13 +8,14 @@ mod tests;
 use gateway_core::card::CardSource;
 use gateway_core::clock::Timestamp;
 use gateway_core::connector::Payer;
+use gateway_core::echo::pointer_to;
 use gateway_core::idempotency::CanonicalForm;
 use gateway_core::key::{
     AccountName, IdempotencyKey, KeyError, OrderReference, PaymentId, StatementDescriptor,
 };
 use gateway_core::money::{Currency, Money};
 use gateway_core::operation::Verb;
-use gateway_core::pan_scan::{contains_pan, pointer_to};
+use gateway_core::pan_scan::contains_pan;
 use serde_json::{Map, Value};
 
 use crate::fields::{Faults, Field, Fields, refuse_duplicates};
@@ -332,7 +333,7 @@ fn put_payer(form: &mut CanonicalForm, payer: &Payer) {
     }
 }
 
-/// As [`pointer_to`], but whole: a masked or shortened name would make two requests look alike.
+/// As [`pointer_to`], but whole: names that are hidden would make two requests look alike.
 fn free_pointer(parent: &str, name: &str) -> String {
     format!("{parent}/{}", name.replace('~', "~0").replace('/', "~1"))
 }

@@ -471,14 +471,15 @@ async fn queries_and_paths_are_checked_like_bodies(world: World) {
             "/v1/payments?order_reference=4012000098765439",
             &["query:order_reference"],
         ),
-        ("/v1/payments?surprise=1", &["query:"]),
+        ("/v1/payments?surprise=1", &["query:surprise"]),
+        ("/v1/payments?4012000098765439=1&999=1", &["query:*"]),
         (
             "/v1/payments?status=captured&status=voided",
             &["query:status"],
         ),
         (
             "/v1/payments?limit=0&status=paid&surprise=1",
-            &["query:", "query:limit", "query:status"],
+            &["query:limit", "query:status", "query:surprise"],
         ),
         ("/v1/operations", &["query:idempotency_key"]),
         (
@@ -489,7 +490,7 @@ async fn queries_and_paths_are_checked_like_bodies(world: World) {
             "/v1/operations?idempotency_key=4012000098765439",
             &["query:idempotency_key"],
         ),
-        ("/v1/operations?idempotency_key=a&key=b", &["query:"]),
+        ("/v1/operations?idempotency_key=a&key=b", &["query:key"]),
     ];
     for (path, named) in cases {
         let refused = scene.shop.get(path).await.expect(400);

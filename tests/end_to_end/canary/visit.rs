@@ -137,6 +137,7 @@ impl<'a> Visitor<'a> {
     pub(super) async fn walk(&self, with_card_in_panics: bool) {
         self.first_payments().await;
         self.refused_requests().await;
+        self.refused_names().await;
         self.refused_card_numbers().await;
         self.faults(with_card_in_panics).await;
         self.follow_ups().await;
@@ -234,6 +235,90 @@ impl<'a> Visitor<'a> {
         self.post("/v1/payments", "bytes", not_text)
             .await
             .expect(&[400]);
+    }
+
+    /// Values in the place of names: what is not known is refused by name, and these must not be repeated.
+    async fn refused_names(&self) {
+        let Canary {
+            number,
+            code,
+            token,
+            holder,
+        } = &self.canary;
+        let spaced: Vec<String> = code.chars().map(String::from).collect();
+        let names = [
+            number.clone(),
+            code.clone(),
+            spaced.join(" "),
+            spaced.join("-"),
+            format!("cvv {code}"),
+            token.clone(),
+            holder.clone(),
+            holder.replace(' ', "+"),
+        ];
+        // Where, what holds it, and the pointer by which it is refused.
+        let places = [
+            ("", json!({}), "/*"),
+            ("/amount", json!({}), "/amount/*"),
+            ("/card", json!({}), "/card/*"),
+            ("/customer/address", json!({}), "/customer/address/*"),
+            ("/metadata", json!({"metadata": {}}), "/metadata/*"),
+            ("/risk", json!({}), "/risk/*"),
+            (
+                "/risk/flight_data",
+                json!({"risk": {"flight_data": {}}}),
+                "/risk/flight_data/*",
+            ),
+            (
+                "/risk/flight_passengers/0",
+                json!({"risk": {"flight_passengers": [{}]}}),
+                "/risk/flight_passengers/0/*",
+            ),
+            ("/upstream", json!({}), "/upstream/*"),
+            (
+                "/upstream/deeper",
+                json!({"upstream": {"deeper": {}}}),
+                "/upstream/deeper",
+            ),
+            (
+                "/surprise/0/deeper",
+                json!({"surprise": [{"deeper": {}}]}),
+                "/surprise",
+            ),
+        ];
+        for (number, name) in names.iter().enumerate() {
+            for (place, holder, pointer) in &places {
+                let mut body = self.sale(10_00);
+                for (name, held) in holder.as_object().expect("an object") {
+                    match (body[name].as_object_mut(), held) {
+                        (Some(object), Value::Object(held)) => object.extend(held.clone()),
+                        _ => body[name] = held.clone(),
+                    }
+                }
+                body.pointer_mut(place).expect("a place")[name] = json!(1);
+                let key = format!("name-{number}-{}", place.replace('/', "-"));
+                let refused = self.pay(&key, &body).await.expect(&[422]);
+                let named = &refused.body["errors"][0]["pointer"];
+                assert_eq!(named, pointer, "{}", refused.body);
+                // Twice is refused as well, at any depth.
+                let member = format!("{}:1", json!(name));
+                let body = body.to_string();
+                let twice = body.replacen(&member, &format!("{member},{member}"), 1);
+                let refused = self.post("/v1/payments", &key, twice).await.expect(&[422]);
+                let named = &refused.body["errors"][0]["pointer"];
+                assert_eq!(named, &format!("{place}/*"), "{}", refused.body);
+            }
+            for path in ["/v1/payments", "/v1/operations", "/v1/events"] {
+                let url = format!("{}{path}", self.url);
+                let url = reqwest::Url::parse_with_params(&url, [(name, name)]).expect("a URL");
+                let request = self.http.get(url).bearer_auth(&self.token);
+                self.send(request).await.expect(&[400]);
+            }
+            let card = self.sale(0)["card"].take();
+            let check = json!({"account": "acme-us", "card": card, "risk": {name: 1}});
+            let check = self.post("/v1/verifications", "name", check.to_string());
+            check.await.expect(&[422]);
+        }
     }
 
     /// A card number wherever else a request has room for one.

@@ -6,18 +6,6 @@ use serde_json::json;
 use super::*;
 
 #[test]
-fn a_pointer_escapes_and_never_shows_a_card_number() {
-    assert_eq!(pointer_to("/a", "b/c~d"), "/a/b~1c~0d");
-    assert_eq!(pointer_to("", "4012 0000-98765439"), "/**** ****-********");
-    assert_eq!(
-        pointer_to("", "４０１２００００９８７６５４３９"),
-        "/****************"
-    );
-    assert_eq!(pointer_to("", "line2"), "/line2");
-    assert_eq!(pointer_to("", &"x".repeat(999)).len(), 65);
-}
-
-#[test]
 fn card_numbers_are_found_however_they_are_written() {
     for text in [
         "4012000098765439",

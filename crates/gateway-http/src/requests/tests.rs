@@ -265,10 +265,7 @@ fn metadata_is_small_and_free_of_card_numbers() {
     let named = metadata(json!({"4012000098765439": "x"})).expect_err("a card number as name");
     assert_eq!(
         named,
-        [(
-            "/metadata/****************".to_owned(),
-            "card-number".to_owned()
-        )]
+        [("/metadata/*".to_owned(), "card-number".to_owned())]
     );
     assert_eq!(metadata(json!({})), Ok(None), "empty is absent");
 }
@@ -280,6 +277,8 @@ fn no_fault_repeats_a_value() {
         with("/card/number", &"40120000987654399".into()),
         with("/amount/value", &"4012000098765439".into()),
         with("/4012000098765439", &"x".into()),
+        with("/card/4012", &"x".into()),
+        with("/metadata/4012", &4012.into()),
         with(
             "/metadata",
             &json!({"4012 0000 9876 5439": "4012000098765439"}),

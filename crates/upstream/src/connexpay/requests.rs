@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use gateway_core::card::{CardSource, Sensitive};
 use gateway_core::connector::{Customer, Fault, Payer, Subject};
+use gateway_core::echo::pointer_to;
 use gateway_core::key::UpstreamReference;
 use gateway_core::operation::Verb;
-use gateway_core::pan_scan::pointer_to;
 use serde_json::Value;
 
 use super::amount::Major;
