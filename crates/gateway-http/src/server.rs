@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -25,6 +26,8 @@ use crate::telemetry::Active;
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// A TLS handshake is a few round trips.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For an answer to be read, on a connection that is to end.
+const ANSWER_GRACE: Duration = Duration::from_secs(5);
 
 /// Bounds of callers' connections. See `config/reference.toml`.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +35,8 @@ pub struct Bounds {
     pub connections_max: usize,
     pub connection_age_max: Duration,
     pub header_read_timeout: Duration,
+    /// From the end of a request's headers until its answer has been read.
+    pub request_max: Duration,
     pub streams_max: u32,
 }
 
@@ -41,6 +46,7 @@ impl From<&Server> for Bounds {
             connections_max: server.connections_max,
             connection_age_max: server.connection_age_max,
             header_read_timeout: server.header_read_timeout,
+            request_max: server.body_read_timeout + server.request_timeout_max + ANSWER_GRACE,
             streams_max: server.streams_max,
         }
     }
@@ -132,20 +138,38 @@ async fn serve_one<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let has_asked = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&has_asked);
     let service = TowerToHyperService::new(tower::service_fn(move |request: Request<Incoming>| {
+        asked.store(true, Ordering::Relaxed);
         tower::ServiceExt::oneshot(router.clone(), request.map(axum::body::Body::new))
     }));
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let began = Instant::now();
+    // The builder has no timer before it knows the version, nor for the first headers of HTTP/2.
+    let first_by = began + bounds.header_read_timeout;
+    let mut first_is_due = true;
     // Spread over a tenth, so that connections opened together do not all come back together.
     let age = bounds
         .connection_age_max
         .mul_f64(rand::random_range(0.9..=1.0));
-    let old_at = Instant::now() + age;
+    let old_at = began + age;
+    // Who was asked to end and has not by then does not read: whatever was under way has long been answered. Only a
+    // wait ends here, never the work.
+    let cut_at = old_at + bounds.header_read_timeout + bounds.request_max;
     let mut is_ending = false;
     loop {
         tokio::select! {
             // An error here is the caller's: gone, too slow, or not HTTP. The access log has what was answered.
             _ended = connection.as_mut() => return,
+            () = sleep_until(first_by), if first_is_due => {
+                if !has_asked.load(Ordering::Relaxed) {
+                    return;
+                }
+                first_is_due = false;
+                continue;
+            }
+            () = sleep_until(cut_at), if is_ending => return,
             () = sleep_until(old_at), if !is_ending => {}
             () = closed(&mut closing), if !is_ending => {}
         }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use axum::routing::get;
 use http::StatusCode;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
@@ -18,6 +20,7 @@ const BOUNDS: Bounds = Bounds {
     connections_max: 100,
     connection_age_max: Duration::from_mins(10),
     header_read_timeout: Duration::from_secs(10),
+    request_max: Duration::from_secs(10),
     streams_max: 10,
 };
 
@@ -114,6 +117,96 @@ async fn a_slow_head_ends_its_connection() {
         "{}",
         String::from_utf8_lossy(&rest)
     );
+}
+
+/// A caller may take its time before its first request, but not for ever: a place would be gone.
+async fn is_cut_off(mut stream: impl AsyncRead + Unpin, after: &str) {
+    let mut rest = Vec::new();
+    // Cut off by a reset as well as by an end.
+    let cut = timeout(Duration::from_secs(10), stream.read_to_end(&mut rest)).await;
+    assert!(cut.is_ok(), "still open after {after}");
+    assert!(!rest.starts_with(b"HTTP/1.1 200"), "answered after {after}");
+}
+
+#[tokio::test]
+async fn who_asks_for_nothing_is_cut_off() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    // The first bytes of a request: HEADERS that END_HEADERS never follows.
+    const HEADERS: &[u8] = &[0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82];
+    let bounds = Bounds {
+        header_read_timeout: Duration::from_millis(50),
+        ..BOUNDS
+    };
+    let server = start(hello(), None, bounds);
+    for (what, sent) in [
+        ("silence", vec![]),
+        ("a part of a preface", b"PRI *".to_vec()),
+        ("a preface", PREFACE.to_vec()),
+        ("settings", [PREFACE, SETTINGS].concat()),
+        ("a part of a head", [PREFACE, SETTINGS, HEADERS].concat()),
+    ] {
+        let mut stream = TcpStream::connect(server.address).await.expect("connected");
+        stream.write_all(&sent).await.expect("written");
+        is_cut_off(stream, what).await;
+    }
+}
+
+#[tokio::test]
+async fn who_asks_for_nothing_after_a_handshake_is_cut_off() {
+    let files = Files::new("silent");
+    let trusted = CertificateDer::from_pem_slice(files.renew().as_bytes()).expect("PEM");
+    let certificate = Certificate::load(&files.0).expect("usable");
+    let server = start(
+        hello(),
+        Some(certificate.server_config().expect("usable")),
+        Bounds {
+            header_read_timeout: Duration::from_millis(50),
+            ..BOUNDS
+        },
+    );
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(trusted).expect("a certificate");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+    for sent in ["", "PRI *"] {
+        let stream = TcpStream::connect(server.address).await.expect("connected");
+        let name = ServerName::try_from("localhost").expect("a name");
+        let mut stream = connector.connect(name, stream).await.expect("trusted");
+        stream.write_all(sent.as_bytes()).await.expect("written");
+        stream.flush().await.expect("written");
+        is_cut_off(stream, "a handshake").await;
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_read_its_answer_loses_its_place() {
+    // More than the buffers of both sockets hold.
+    let endless = get(async || vec![b'x'; 64 * 1024 * 1024]);
+    let server = start(
+        hello().route("/endless", endless),
+        None,
+        Bounds {
+            connections_max: 1,
+            connection_age_max: Duration::from_millis(50),
+            header_read_timeout: Duration::from_millis(50),
+            request_max: Duration::from_millis(50),
+            ..BOUNDS
+        },
+    );
+    let mut deaf = TcpStream::connect(server.address).await.expect("connected");
+    deaf.write_all(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .expect("written");
+    deaf.readable().await.expect("its answer has begun");
+    let mut next = TcpStream::connect(server.address).await.expect("queued");
+    let answer = timeout(Duration::from_secs(10), exchange(&mut next)).await;
+    assert!(answer.expect("a place").contains("hello"));
 }
 
 #[tokio::test]
@@ -281,4 +374,47 @@ async fn http2_is_spoken_too() {
         .await
         .expect("no panic")
         .expect("closed in good order");
+}
+
+#[tokio::test]
+async fn at_the_bound_a_stream_waits_for_another_to_end() {
+    let (entered, mut has_entered) = mpsc::unbounded_channel();
+    let released = Arc::new(Semaphore::new(0));
+    let slow = {
+        let released = Arc::clone(&released);
+        get(move || async move {
+            entered.send(()).expect("listening");
+            released.acquire().await.expect("open").forget();
+            "done"
+        })
+    };
+    let server = start(hello().route("/slow", slow), None, BOUNDS);
+    let stream = TcpStream::connect(server.address).await.expect("connected");
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .expect("HTTP/2");
+    tokio::spawn(connection);
+    let request = |path: &str| {
+        Request::get(format!("http://x{path}"))
+            .body(axum::body::Body::empty())
+            .expect("a request")
+    };
+    // With the first answer the caller has learned the bound.
+    sender.send_request(request("/")).await.expect("answered");
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..=BOUNDS.streams_max {
+        asking.spawn(sender.send_request(request("/slow")));
+    }
+    for _ in 0..BOUNDS.streams_max {
+        has_entered.recv().await.expect("entered");
+    }
+    let one_more = timeout(Duration::from_millis(100), has_entered.recv()).await;
+    assert!(one_more.is_err(), "there is no place yet");
+    released.add_permits(1);
+    has_entered.recv().await.expect("entered at last");
+    released.add_permits(10);
+    for answer in asking.join_all().await {
+        assert_eq!(answer.expect("answered").status(), StatusCode::OK);
+    }
 }
