@@ -51,8 +51,10 @@ pub struct Server {
     /// Allows plain HTTP beyond loopback, for example behind a proxy on a private network.
     pub plaintext: bool,
     pub tls: Option<Tls>,
-    /// `/metrics` on an address of its own; without it, on `listen`.
+    /// `/metrics` on an address of its own, over plain HTTP; without it, on `listen`.
     pub metrics_listen: Option<SocketAddr>,
+    /// Allows that plain HTTP beyond loopback.
+    pub metrics_plaintext: bool,
     pub body_bytes_max: usize,
     #[serde(deserialize_with = "span::deserialize")]
     pub body_read_timeout: Duration,
@@ -79,6 +81,7 @@ impl Default for Server {
             plaintext: false,
             tls: None,
             metrics_listen: None,
+            metrics_plaintext: false,
             body_bytes_max: 64 * 1024,
             body_read_timeout: Duration::from_secs(10),
             header_read_timeout: Duration::from_secs(30),

@@ -296,6 +296,25 @@ fn plain_http_needs_loopback_or_a_word() {
 }
 
 #[test]
+fn plain_metrics_need_loopback_or_a_word_too() {
+    let metrics = |address: &str, word: bool| {
+        let mut table = reference();
+        let server = at(&mut table, &["server"]);
+        server.insert("metrics_listen".into(), address.into());
+        server.insert("metrics_plaintext".into(), word.into());
+        faults_of(&table)
+    };
+    assert!(metrics("127.0.0.1:9464", false).is_empty());
+    assert!(metrics("[::1]:9464", false).is_empty());
+    let faults = metrics("0.0.0.0:9464", false);
+    assert!(
+        faults.len() == 1 && faults[0].contains("metrics_plaintext"),
+        "{faults:?}"
+    );
+    assert!(metrics("0.0.0.0:9464", true).is_empty());
+}
+
+#[test]
 fn an_embedded_ledger_is_a_file() {
     let faults = |url: &str| {
         let mut table = reference();

@@ -78,6 +78,14 @@ impl Config {
         if let Some(tls) = &server.tls {
             faults.span("server.tls.reload_every", tls.reload_every, ["1s", "1d"]);
         }
+        let metrics_are_private = server.metrics_plaintext
+            || server.plaintext
+            || server.metrics_listen.is_none_or(|address| address.ip().is_loopback());
+        faults.unless(metrics_are_private, || {
+            "server.metrics_listen is plain HTTP and not loopback: set server.metrics_plaintext = true on a private \
+             network, or leave it out to serve /metrics on server.listen"
+                .into()
+        });
         faults.unless(server.metrics_listen != Some(server.listen), || {
             "server.metrics_listen must differ from server.listen; leave it out to serve both on one".into()
         });
