@@ -27,6 +27,7 @@ mod payments;
 mod pool;
 mod rates;
 mod restarts;
+mod secrets;
 mod settlement;
 mod simulator_kill;
 mod tokens;

@@ -19,6 +19,7 @@ pub mod pan_scan;
 pub mod payment;
 pub mod randomness;
 pub mod resolver;
+pub mod secret;
 pub mod store;
 pub mod task;
 pub mod token;

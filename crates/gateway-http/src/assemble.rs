@@ -12,7 +12,6 @@ use gateway_core::lock::{LocalLock, Lock, RedisLock, RedisLockOptions};
 use gateway_core::store::Store;
 use gateway_upstream::pool::{PoolMetrics, Resolve, SystemResolver};
 use prometheus_client::registry::Registry;
-use secrecy::{ExposeSecret, SecretString};
 
 use crate::config::{self, Config};
 use crate::gateway::{Pieces, StartError, fingerprint_keys};
@@ -134,32 +133,17 @@ fn open_lock(config: &config::Lock) -> Result<Arc<dyn Lock>, StartError> {
     if config.url == "local" {
         return Ok(Arc::new(LocalLock::new()));
     }
-    let password = config.password().map(|secret| secret.read()).transpose();
-    let password = password.map_err(|error| StartError::because("lock.password", &error))?;
-    let url = with_password(&config.url, password.as_ref());
-    let options = RedisLockOptions {
-        prefix: config.prefix.clone(),
-        command_timeout: config.command_timeout,
-        ..RedisLockOptions::default()
-    };
-    let lock = RedisLock::new(url.expose_secret(), options)
+    let options = lock_options(config)?;
+    let lock = RedisLock::new(&config.url, options)
         .map_err(|error| StartError::because("lock.url", &error))?;
     Ok(Arc::new(lock))
 }
 
-/// Puts a password into `scheme://[user@]host…`, percent-encoded: it may hold any character.
-fn with_password(url: &str, password: Option<&SecretString>) -> SecretString {
-    let parts = password.zip(url.split_once("://"));
-    let Some((password, (scheme, rest))) = parts else {
-        return url.to_owned().into();
-    };
-    let mut encoded = String::new();
-    for byte in password.expose_secret().bytes() {
-        use fmt::Write as _;
-        write!(encoded, "%{byte:02X}").expect("writing into a string does not fail");
-    }
-    match rest.split_once('@') {
-        Some((user, host)) => format!("{scheme}://{user}:{encoded}@{host}").into(),
-        None => format!("{scheme}://:{encoded}@{rest}").into(),
-    }
+fn lock_options(config: &config::Lock) -> Result<RedisLockOptions, StartError> {
+    Ok(RedisLockOptions {
+        password: ledger::readable("lock.password", config.password())?,
+        prefix: config.prefix.clone(),
+        command_timeout: config.command_timeout,
+        ..RedisLockOptions::default()
+    })
 }

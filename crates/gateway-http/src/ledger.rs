@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use gateway_core::secret::Secret;
 use gateway_core::store::{PostgresOptions, PostgresStore, SqliteStore, Store};
 
-use crate::config;
+use crate::config::{self, SecretRef};
 use crate::gateway::StartError;
 
 /// The ledger of a configuration. To Postgres nothing is connected yet; SQLite is opened.
@@ -12,10 +13,8 @@ pub async fn open(config: &config::Ledger) -> Result<Arc<dyn Store>, StartError>
     if config::sqlite_path(&config.url).is_some() {
         return at(&config.url).await;
     }
-    let password = config.password().map(|secret| secret.read()).transpose();
-    let password = password.map_err(|error| StartError::because("ledger.password", &error))?;
     let options = PostgresOptions {
-        password,
+        password: readable("ledger.password", config.password())?,
         journal_connections: config.writers,
         work_connections: config.work_connections,
         read_connections: config.read_connections,
@@ -28,6 +27,20 @@ pub async fn open(config: &config::Ledger) -> Result<Arc<dyn Store>, StartError>
     let store =
         PostgresStore::new(&options).map_err(|error| StartError::because("ledger.url", &error))?;
     Ok(Arc::new(store))
+}
+
+/// A password that is read anew for each connection. One that cannot be read now is a fault of the configuration.
+pub(crate) fn readable(
+    name: &str,
+    secret: Option<SecretRef>,
+) -> Result<Option<Secret>, StartError> {
+    let Some(secret) = secret else {
+        return Ok(None);
+    };
+    secret
+        .read()
+        .map_err(|error| StartError::because(name, &error))?;
+    Ok(Some(secret.into()))
 }
 
 /// The ledger at a URL, with the defaults for everything else.

@@ -62,6 +62,23 @@ impl PostgresServer {
         self.url("postgres")
     }
 
+    /// From now on this role must say its password. Everybody else is trusted, as before.
+    pub async fn ask_password_of(&self, role: &str) -> Result<(), StackError> {
+        let path = self.folder.path().join(DATA).join("pg_hba.conf");
+        let doing = || format!("changing {}", path.display());
+        let rules = fs::read_to_string(&path).doing(doing)?;
+        let rule = format!("host all {role} 127.0.0.1/32 scram-sha-256\n{rules}");
+        fs::write(&path, rule).doing(doing)?;
+        // It reads the file when it gets round to it: until then a wrong password is as good as any.
+        let wrong = self.admin_url().replace(USER, &format!("{role}:wrong"));
+        let url = self.admin_url();
+        eventually(START_WAIT, "Postgres to ask for a password", async || {
+            execute(&url, "select pg_reload_conf()").await.ok()?;
+            ping(&wrong).await.is_err().then_some(())
+        })
+        .await
+    }
+
     /// Starts it again on the same port, with what was committed; nothing if it runs.
     pub async fn start(&mut self) -> Result<(), StackError> {
         if self.running.is_some() {
@@ -126,9 +143,13 @@ impl Drop for PostgresServer {
 }
 
 async fn ping(url: &str) -> Result<(), sqlx::Error> {
+    execute(url, "select 1").await
+}
+
+async fn execute(url: &str, statement: &'static str) -> Result<(), sqlx::Error> {
     let options: PgConnectOptions = url.parse()?;
     let mut connection = options.connect().await?;
-    sqlx::query("select 1").execute(&mut connection).await?;
+    sqlx::query(statement).execute(&mut connection).await?;
     connection.close().await
 }
 

@@ -33,6 +33,7 @@ pub struct WorldConfig {
     pub more_account: String,
     pub more_auth: String,
     pub more_ledger: String,
+    pub more_lock: String,
     pub more_payments: String,
     pub more_server: String,
     pub more: String,
@@ -59,6 +60,7 @@ impl WorldConfig {
             more_account: String::new(),
             more_auth: String::new(),
             more_ledger: String::new(),
+            more_lock: String::new(),
             more_payments: String::new(),
             more_server: String::new(),
             more: String::new(),
@@ -144,7 +146,7 @@ url = "{ledger}"
 [lock]
 url = "{lock_url}"
 prefix = "{lock_prefix}"
-
+{more_lock}
 [keys]
 fingerprint_file = "{fingerprint}"
 token_file = "{token}"
@@ -178,6 +180,7 @@ partial_captures = {partial_captures}
 "#,
             more_auth = self.more_auth,
             more_ledger = self.more_ledger,
+            more_lock = self.more_lock,
             more_payments = self.more_payments,
             more_server = self.more_server,
             log = self.log,

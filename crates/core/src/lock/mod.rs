@@ -57,6 +57,8 @@ pub enum LockError {
     /// The configured address is none. The text of the address is left out: it may hold a password.
     #[error("the lock's address is not usable: {reason}")]
     Address { reason: String },
+    #[error("the lock's password cannot be read: {reason}")]
+    Password { reason: String },
     /// The last contact failed and the connection is being made again; no network was touched.
     #[error("the lock is down")]
     Down,

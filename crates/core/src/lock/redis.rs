@@ -4,17 +4,13 @@
 //! fails. Whoever meets the failure pays at most one command timeout; from then on everybody is told at once that the
 //! lock is down, until the task has a proven connection again. Start-up therefore needs no Redis.
 
+mod target;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::redis::aio::{ConnectionLike, MultiplexedConnection};
-use ::redis::cluster::{ClusterClient, ClusterClientBuilder};
-use ::redis::cluster_async::ClusterConnection;
-use ::redis::{
-    AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Script,
-    Value,
-};
+use ::redis::{RedisResult, Script, Value};
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use rand::RngExt as _;
@@ -23,8 +19,10 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use uuid::Uuid;
 
+use self::target::{Target, Wire};
 use super::names::{InUse, Names};
 use super::{Acquired, Guard, Hold, Lock, LockError};
+use crate::secret::Secret;
 
 /// Deletes the key only while it carries our token: after our lease ended it may be somebody else's.
 const GIVE_BACK: &str =
@@ -36,6 +34,8 @@ const STEADY: Duration = Duration::from_secs(5);
 /// How the lock talks to Redis.
 #[derive(Clone, Debug)]
 pub struct RedisLockOptions {
+    /// Takes the place of a password in the address. Read for each new connection.
+    pub password: Option<Secret>,
     /// Written before each name, so that several services can share one Redis.
     pub prefix: String,
     /// The most that a Redis which does not answer costs a caller, once.
@@ -53,6 +53,7 @@ pub struct RedisLockOptions {
 impl Default for RedisLockOptions {
     fn default() -> Self {
         Self {
+            password: None,
             prefix: "quittance:lock:".to_owned(),
             command_timeout: Duration::from_millis(250),
             connect_timeout: Duration::from_secs(2),
@@ -97,6 +98,14 @@ impl RedisLock {
                 keeper,
             }),
         })
+    }
+
+    /// Whether [`RedisLock::new`] would take this address. Touches no network.
+    ///
+    /// # Errors
+    /// [`LockError::Address`].
+    pub fn check(address: &str, options: &RedisLockOptions) -> Result<(), LockError> {
+        Target::parse(address, options).map(drop)
     }
 }
 
@@ -379,8 +388,7 @@ impl Keeper {
         let connecting = self.target.connect(&self.options);
         let mut wire = timeout(self.options.connect_timeout, connecting)
             .await
-            .map_err(silent)?
-            .map_err(LockError::Failed)?;
+            .map_err(silent)??;
         self.probe(&mut wire).await?;
         Ok(wire)
     }
@@ -422,103 +430,6 @@ impl Keeper {
                 return Some(failure);
             }
         }
-    }
-}
-
-/// Where to connect to.
-enum Target {
-    Single(Box<Client>),
-    Cluster(Box<ClusterClient>),
-}
-
-impl Target {
-    fn parse(address: &str, options: &RedisLockOptions) -> Result<Self, LockError> {
-        let unusable = |error: RedisError| LockError::Address {
-            reason: error.to_string(),
-        };
-        let (scheme, rest) = address
-            .split_once("://")
-            .ok_or_else(|| LockError::Address {
-                reason: "it has no scheme, as in redis://".to_owned(),
-            })?;
-        let Some(scheme) = scheme.strip_suffix("+cluster") else {
-            return Client::open(address)
-                .map(|client| Self::Single(Box::new(client)))
-                .map_err(unusable);
-        };
-        let (login, hosts) = rest
-            .rsplit_once('@')
-            .map_or(("", rest), |(login, hosts)| (login, hosts));
-        let at = if login.is_empty() { "" } else { "@" };
-        let nodes = hosts
-            .trim_end_matches('/')
-            .split(',')
-            .map(|host| format!("{scheme}://{login}{at}{host}"));
-        ClusterClientBuilder::new(nodes)
-            .connection_timeout(options.connect_timeout)
-            .response_timeout(options.command_timeout)
-            .build()
-            .map(|client| Self::Cluster(Box::new(client)))
-            .map_err(unusable)
-    }
-
-    async fn connect(&self, options: &RedisLockOptions) -> RedisResult<Wire> {
-        match self {
-            Self::Single(client) => {
-                let config = AsyncConnectionConfig::new()
-                    .set_connection_timeout(Some(options.connect_timeout))
-                    .set_response_timeout(Some(options.command_timeout));
-                client
-                    .get_multiplexed_async_connection_with_config(&config)
-                    .await
-                    .map(Wire::Single)
-            }
-            Self::Cluster(client) => client.get_async_connection().await.map(Wire::Cluster),
-        }
-    }
-}
-
-/// One multiplexed connection, or one a node.
-#[derive(Clone)]
-enum Wire {
-    Single(MultiplexedConnection),
-    Cluster(ClusterConnection),
-}
-
-impl ConnectionLike for Wire {
-    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        match self {
-            Self::Single(connection) => connection.req_packed_command(command),
-            Self::Cluster(connection) => connection.req_packed_command(command),
-        }
-    }
-
-    fn req_packed_commands<'a>(
-        &'a mut self,
-        pipeline: &'a Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisFuture<'a, Vec<Value>> {
-        match self {
-            Self::Single(connection) => connection.req_packed_commands(pipeline, offset, count),
-            Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
-        }
-    }
-
-    fn get_db(&self) -> i64 {
-        match self {
-            Self::Single(connection) => connection.get_db(),
-            Self::Cluster(connection) => connection.get_db(),
-        }
-    }
-}
-
-impl fmt::Debug for Wire {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Single(_) => "Wire(single)",
-            Self::Cluster(_) => "Wire(cluster)",
-        })
     }
 }
 

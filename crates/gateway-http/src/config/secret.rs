@@ -3,13 +3,15 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use gateway_core::secret::Secret;
 use secrecy::SecretString;
 use secrecy::zeroize::Zeroize;
 
 /// A secret is a password or a key, not a document.
 const BYTES_MAX: u64 = 64 * 1024;
 
-/// Where a secret is. Read anew whenever it is needed, so that a rotated file takes effect without a restart.
+/// Where a secret is. Read anew whenever it is needed, so that a rotated file takes effect without a restart. (The
+/// environment of a process never changes.)
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretRef {
     File(PathBuf),
@@ -66,6 +68,13 @@ impl SecretRef {
         } else {
             Ok(secret)
         }
+    }
+}
+
+/// Read anew by whoever uses it.
+impl From<SecretRef> for Secret {
+    fn from(secret: SecretRef) -> Self {
+        Self::new(move || secret.read().map_err(|error| error.to_string()))
     }
 }
 

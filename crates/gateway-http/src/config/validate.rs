@@ -80,7 +80,9 @@ impl Config {
         }
         let metrics_are_private = server.metrics_plaintext
             || server.plaintext
-            || server.metrics_listen.is_none_or(|address| address.ip().is_loopback());
+            || server
+                .metrics_listen
+                .is_none_or(|address| address.ip().is_loopback());
         faults.unless(metrics_are_private, || {
             "server.metrics_listen is plain HTTP and not loopback: set server.metrics_plaintext = true on a private \
              network, or leave it out to serve /metrics on server.listen"

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use ::redis::ConnectionAddr;
+use ::redis::{Client, ConnectionAddr};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 

@@ -13,6 +13,7 @@ use sqlx::{ConnectOptions, Connection};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
+use crate::secret::Secret;
 use crate::store::StoreError;
 
 /// Where the ledger is, and how long to wait for it.
@@ -20,8 +21,8 @@ use crate::store::StoreError;
 pub struct PostgresOptions {
     /// `postgres://user@host:port/database?sslmode=…`
     pub url: SecretString,
-    /// Takes the place of a password in the URL.
-    pub password: Option<SecretString>,
+    /// Takes the place of a password in the URL. Read for each new connection.
+    pub password: Option<Secret>,
     /// Connections that commit batches. More than the journal's writers are never used.
     pub journal_connections: usize,
     /// Connections for the resolver and cancellations.
@@ -57,6 +58,7 @@ impl PostgresOptions {
 pub(super) struct Lane {
     name: &'static str,
     options: PgConnectOptions,
+    password: Option<Secret>,
     permits: Semaphore,
     idle: Mutex<Vec<Idle>>,
     connect_timeout: Duration,
@@ -107,15 +109,13 @@ impl Lane {
                 ),
                 ("default_transaction_isolation", "read committed".to_owned()),
             ]);
-        if let Some(password) = &options.password {
-            connect = connect.password(password.expose_secret());
-        }
         if matches!(planned, Planned::ByKey) {
             connect = connect.options(BY_KEY);
         }
         Ok(Self {
             name,
             options: connect,
+            password: options.password.clone(),
             permits: Semaphore::new(connections.max(1)),
             idle: Mutex::default(),
             connect_timeout: options.connect_timeout,
@@ -155,18 +155,28 @@ impl Lane {
                 return Ok(lease(idle));
             }
         }
-        let connection = timeout(
-            self.connect_timeout,
-            PgConnection::connect_with(&self.options),
-        )
-        .await
-        .map_err(|elapsed| StoreError::Unreachable(Box::new(elapsed)))?
-        .map_err(|error| StoreError::Unreachable(Box::new(error)))?;
+        let options = self.with_password()?;
+        let connection = timeout(self.connect_timeout, PgConnection::connect_with(&options))
+            .await
+            .map_err(|elapsed| StoreError::Unreachable(Box::new(elapsed)))?
+            .map_err(|error| StoreError::Unreachable(Box::new(error)))?;
         Ok(lease(Idle {
             connection,
             since: Instant::now(),
             opened: Instant::now(),
         }))
+    }
+
+    /// With the password of this moment: one that was rotated needs no restart.
+    fn with_password(&self) -> Result<PgConnectOptions, StoreError> {
+        let options = self.options.clone();
+        let Some(password) = &self.password else {
+            return Ok(options);
+        };
+        let password = password
+            .read()
+            .map_err(|error| StoreError::Unreachable(error.into()))?;
+        Ok(options.password(password.expose_secret()))
     }
 
     fn pop(&self) -> Option<Idle> {
