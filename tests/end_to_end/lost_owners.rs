@@ -166,8 +166,12 @@ struct Pair {
 
 impl Pair {
     async fn start() -> Self {
+        Self::with_spans("4s", "8s").await
+    }
+
+    async fn with_spans(wait_max: &str, horizon: &str) -> Self {
         let mut world = World::new().await;
-        world.config.set_spans("3s", "4s", "8s");
+        world.config.set_spans("3s", wait_max, horizon);
         let database = world.database.as_ref().expect("on Postgres");
         let server = database.server_address().expect("an address");
         let proxy = TcpProxy::start(server).await.expect("a proxy");
@@ -271,10 +275,18 @@ enum Resumed {
 /// Stopped after its record was committed and before the check that precedes the first byte, an owner that goes on sends
 /// nothing, however much later that is.
 async fn stopped_before_the_first_byte(resumed: Resumed) {
-    let mut pair = Pair::start().await;
+    // Resumed early, its caller still waits: nothing but its own heartbeat tells it that it may not send.
+    let (mut pair, wait, reason) = match resumed {
+        Resumed::AfterAdoption => (Pair::with_spans("30s", "40s").await, "30", "heartbeat_lost"),
+        Resumed::AfterTheHorizon => (Pair::start().await, "4", "too_late"),
+    };
     let (owner, heir) = (pair.owner(), pair.heir());
     let held = pair.hold_record("stopped");
-    let first = pay(&owner, "stopped", &sale(10_00));
+    let first = {
+        let (owner, body) = (owner.clone(), sale(10_00));
+        let path = "/v1/payments";
+        tokio::spawn(async move { owner.post_waiting(path, "stopped", &body, wait).await })
+    };
     pair.stop(&held).await;
     held.release(); // The acknowledgement waits in the stopped process's socket.
     let onlooker = Onlooker::new(&heir, "stopped", &sale(10_00));
@@ -295,7 +307,9 @@ async fn stopped_before_the_first_byte(resumed: Resumed) {
         .records
         .until_event("stopped", EventKind::LateAnswer, ENOUGH);
     let late = late.await;
-    assert_eq!(late.evidence["answer"]["state"], "not_sent", "{late:?}");
+    let answer = &late.evidence["answer"];
+    assert_eq!(answer["state"], "not_sent", "{late:?}");
+    assert_eq!(answer["not_sent"]["reason"], reason, "{late:?}");
     pair.world.settle_and_audit(ENOUGH).await;
     assert_eq!(pair.sent("stopped", verb::SALE).await, 0, "{resumed:?}");
     assert_eq!(pair.records.state("stopped").await, StateName::Failed);

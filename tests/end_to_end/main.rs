@@ -17,6 +17,7 @@ mod events;
 mod faults;
 mod hang_ups;
 mod harness;
+mod heartbeat;
 mod idempotency;
 mod limits;
 mod lost_owners;
