@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use gateway_core::clock::Timestamp;
+use gateway_core::lock::{Acquired, Lock as _};
 use gateway_core::operation::StateName;
 use gateway_core::store::EventKind;
 use sandbox::simulators::connexpay::{EntryKind, verb};
@@ -434,4 +435,51 @@ async fn a_refund_of_a_stopped_owner_is_found_and_not_repeated() {
     assert_eq!(again.bytes, found.bytes);
     let connexpay = pair.world.simulators.connexpay();
     assert_eq!(connexpay.books().of(EntryKind::Return).len(), 1);
+}
+
+/// A killed process keeps its lease on a payment until that ends by itself; the ledger frees the payment within seconds, and
+/// then nobody waits for the lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lease_of_a_killed_process_keeps_no_other_key_from_the_payment() {
+    let mut world = World::new().await;
+    world.config.set_spans("4s", "50s", "60s");
+    let mut killed = world.process("killed").await;
+    let heir = world.process("heir").await;
+    let (shop, there) = (
+        world.caller(killed.base_url()),
+        world.caller(heir.base_url()),
+    );
+    let sold = there.pay_surely("sold", &sale(10_00)).await.payment();
+    let connexpay = world.simulators.connexpay();
+    connexpay.settle().expect("a closed batch");
+    let path = format!("/v1/payments/{sold}/refunds");
+    let gate = connexpay.hold(Moment::AfterCommit, Selector::verb(verb::RETURN));
+    let refunding = {
+        let (path, body) = (path.clone(), sandbox::world::amount(4_00).to_string());
+        let headers = [("idempotency-key", "refund"), ("request-timeout", "50")];
+        tokio::spawn(async move { shop.try_post_with(&path, body, &headers).await })
+    };
+    gate.reached(1).await.expect("a return sent");
+    killed.kill9().expect("killed");
+    gate.release();
+    assert!(refunding.await.expect("a call").is_err(), "it is gone");
+    let lock = world.lock();
+    let name = format!("payment:{sold}");
+    let taken = async || {
+        let taken = lock.acquire(&name, Duration::from_secs(1), Duration::ZERO);
+        matches!(taken.await, Acquired::Busy)
+    };
+    assert!(taken().await, "the lease goes on");
+
+    let body = sandbox::world::amount(3_00);
+    let other = there.post_waiting(&path, "other", &body, "30").await;
+    other.expect(201);
+    assert!(taken().await, "and still does");
+    there
+        .until_final(&path, "refund", &sandbox::world::amount(4_00))
+        .await
+        .expect(201);
+    world.settle_and_audit(ENOUGH).await;
+    let books = world.simulators.connexpay().books();
+    assert_eq!((books.of(EntryKind::Return).len(), books.net()), (2, 3_00));
 }

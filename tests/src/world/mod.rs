@@ -12,6 +12,7 @@ mod truth;
 use std::path::Path;
 use std::sync::Arc;
 
+use gateway_core::lock::{RedisLock, RedisLockOptions};
 use gateway_http::assemble::{Seams, check_ledger, pieces};
 use gateway_http::config::Config;
 use gateway_http::gateway::Gateway;
@@ -171,6 +172,15 @@ impl World {
     /// The records of the client `shop`, read where this configuration says.
     pub async fn records(&self) -> Records {
         Records::new(self.store().await)
+    }
+
+    /// The lock of these gateways, asked beside them; on Redis.
+    pub fn lock(&self) -> RedisLock {
+        let options = RedisLockOptions {
+            prefix: self.config.lock_prefix.clone(),
+            ..RedisLockOptions::default()
+        };
+        RedisLock::new(&self.config.lock_url, options).expect("a Redis")
     }
 
     /// A caller of the client `shop`, with every scope.

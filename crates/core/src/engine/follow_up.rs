@@ -14,7 +14,6 @@ use super::{
 use crate::connector::{Capabilities, Fault, LookedUp, PrepareError, Prepared, Subject};
 use crate::idempotency::CanonicalForm;
 use crate::key::{Client, IdempotencyKey, PaymentId, UpstreamReference};
-use crate::lock::Acquired;
 use crate::money::Money;
 use crate::operation::{Reserved, StateName, Verb};
 use crate::payment::{Payment, PaymentStatus};
@@ -171,20 +170,11 @@ impl Shared {
         let payment = intent.payment().expect("a follow-up names its payment");
         // Longer than the work it covers: a lease that ends early only costs a wait that the ledger decides.
         let lease = account.timeout + DEADLINE_SLACK + wait.length;
-        let turn = self
-            .lock
-            .acquire(
-                &format!("payment:{payment}"),
-                lease,
-                wait.left(&*self.clock),
-            )
-            .await;
-        if matches!(turn, Acquired::Busy) {
-            let busy = Refusal::PaymentBusy { with: None };
-            self.refuse_unknown(&intent, &mut begun, busy).await;
-            return;
-        }
-        let turn = turn.guard();
+        // It only saves work: a holder that died keeps its lease long after the ledger has freed the payment. So nobody waits
+        // for it longer than such a death goes unnoticed, nor with all of the caller's wait; from then on the ledger queues.
+        let queueing = (wait.left(&*self.clock) / 2).min(self.options.liveness.silent_after);
+        let name = format!("payment:{payment}");
+        let turn = self.lock.acquire(&name, lease, queueing).await.guard();
         let refusal = self
             .try_follow_up(&account, capabilities, intent.clone(), wait, &mut begun)
             .await;
