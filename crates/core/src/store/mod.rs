@@ -8,11 +8,12 @@
 pub mod contract;
 mod migrations;
 mod postgres;
+#[cfg_attr(not(feature = "contract"), allow(unreachable_pub))]
 mod row;
 mod sqlite;
+#[cfg_attr(not(feature = "contract"), allow(unreachable_pub))]
 mod transaction;
 
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +38,17 @@ use crate::payment::{Payment, PaymentStatus, Snapshot};
 pub use self::postgres::statements;
 pub use self::postgres::{PostgresOptions, PostgresStore};
 pub use self::sqlite::SqliteStore;
+use self::transaction::assert_one_per_payment;
+
+/// What every ledger decides between its locking reads and its writes, for one that lies outside this crate.
+#[cfg(feature = "contract")]
+pub mod rules {
+    pub use super::row::{Held, Parent};
+    pub use super::transaction::{
+        LiveCreate, NewEvent, Transaction, adopt, assert_one_per_payment, begin_reversal, cancel,
+        count_send, nobody, record, reschedule, settle, uncount_send,
+    };
+}
 
 /// The transaction ledger. One contract suite runs against every implementation.
 ///
@@ -576,12 +588,4 @@ pub struct TokenRow {
     pub ciphertext: Vec<u8>,
     pub expires_at: Timestamp,
     pub issued_at: Timestamp,
-}
-
-/// One statement applies only one of two changes to the same payment, and no constraint would tell.
-fn assert_one_per_payment(payments: impl Iterator<Item = Option<PaymentId>>) {
-    let mut seen = HashSet::new();
-    for payment in payments.flatten() {
-        assert!(seen.insert(payment), "BUG: {payment} twice in one batch");
-    }
 }

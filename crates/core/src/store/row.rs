@@ -54,10 +54,10 @@ pub(super) use {operation_columns, parent_columns, payment_columns};
 
 /// An operation as its row, with what only the ledger needs of it.
 #[derive(Clone, Debug)]
-pub(super) struct Held {
-    pub(super) operation: Operation,
+pub struct Held {
+    pub operation: Operation,
     /// From the last send until a late arrival is impossible.
-    pub(super) horizon: Duration,
+    pub horizon: Duration,
 }
 
 /// A row of either database.
@@ -172,14 +172,15 @@ fn currency(row: &impl Columns) -> Result<Currency, StoreError> {
 }
 
 /// What the row's operation knows of its payment.
-pub(super) struct Parent {
+#[derive(Debug)]
+pub struct Parent {
     ids: UpstreamIds,
     reference: Option<UpstreamReference>,
     card: Option<StoredCard>,
 }
 
 impl Parent {
-    pub(super) fn of(payment: &Payment) -> Self {
+    pub fn of(payment: &Payment) -> Self {
         Self {
             ids: payment.upstream_ids.clone(),
             reference: Some(payment.reference.clone()),
@@ -187,7 +188,7 @@ impl Parent {
         }
     }
 
-    pub(super) fn give_to(self, operation: &mut Operation) {
+    pub fn give_to(self, operation: &mut Operation) {
         operation.parent = self.ids;
         operation.parent_reference = self.reference;
         operation.parent_card = self.card;

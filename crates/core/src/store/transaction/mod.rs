@@ -8,6 +8,7 @@ mod settle;
 mod undo;
 mod upkeep;
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::time::Duration;
 
@@ -25,15 +26,16 @@ use crate::payment::{Payment, PaymentStatus, Snapshot};
 use crate::store::row::{Held, Parent};
 use crate::store::{EventKind, Operation, StoreError};
 
-pub(super) use record::{claimed, reading_of_holder, record};
-pub(super) use settle::settle;
-pub(super) use undo::{begin_reversal, cancel, uncount_send};
-pub(super) use upkeep::{adopt, count_send, reschedule};
+pub use record::record;
+pub(super) use record::{claimed, reading_of_holder};
+pub use settle::settle;
+pub use undo::{begin_reversal, cancel, uncount_send};
+pub use upkeep::{adopt, count_send, reschedule};
 
 /// One open transaction: reads lock what they return until it ends, so what is decided on them still holds when written.
 ///
 /// Locks are taken in one order everywhere: orders, then operations by (client, key), then payments by id.
-pub(super) trait Transaction: Send {
+pub trait Transaction: Send {
     /// The ledger's clock. It stands still within one transaction.
     fn now(&self) -> Timestamp;
 
@@ -111,21 +113,23 @@ pub(super) trait Transaction: Send {
 }
 
 /// The create that stands in the way of a `once_per_order` one.
-pub(super) struct LiveCreate {
-    pub(super) operation: OperationId,
-    pub(super) payment: Option<PaymentId>,
-    pub(super) client: Client,
-    pub(super) key: IdempotencyKey,
+#[derive(Debug)]
+pub struct LiveCreate {
+    pub operation: OperationId,
+    pub payment: Option<PaymentId>,
+    pub client: Client,
+    pub key: IdempotencyKey,
 }
 
-pub(super) struct NewEvent<'a> {
-    pub(super) kind: EventKind,
-    pub(super) operation: &'a Operation,
-    pub(super) from: Option<StateName>,
-    pub(super) to: Option<StateName>,
-    pub(super) payment_status: Option<PaymentStatus>,
-    pub(super) reason: &'a str,
-    pub(super) evidence: &'a Value,
+#[derive(Debug)]
+pub struct NewEvent<'a> {
+    pub kind: EventKind,
+    pub operation: &'a Operation,
+    pub from: Option<StateName>,
+    pub to: Option<StateName>,
+    pub payment_status: Option<PaymentStatus>,
+    pub reason: &'a str,
+    pub evidence: &'a Value,
 }
 
 /// Where an operation goes, and what goes with it.
@@ -144,6 +148,14 @@ pub(super) fn unclaimed(reference_is_taken: bool) -> StoreError {
         StoreError::Refused("another key has this upstream reference".into())
     } else {
         StoreError::Contended("the holder of a key gave it up".into())
+    }
+}
+
+/// One statement applies only one of two changes to the same payment, and no constraint would tell.
+pub fn assert_one_per_payment(payments: impl Iterator<Item = Option<PaymentId>>) {
+    let mut seen = HashSet::new();
+    for payment in payments.flatten() {
+        assert!(seen.insert(payment), "BUG: {payment} twice in one batch");
     }
 }
 
@@ -333,6 +345,6 @@ fn horizon_after_send(row: &Held, now: Timestamp) -> Timestamp {
 }
 
 /// What belongs to nobody: whoever looks next adopts it.
-pub(super) fn nobody() -> ReplicaId {
+pub fn nobody() -> ReplicaId {
     ReplicaId::from_uuid(uuid::Uuid::nil())
 }

@@ -21,7 +21,7 @@ enum Won {
 }
 
 /// Records `intents`, in their order. All of them or, on an error, none.
-pub(in crate::store) async fn record<T: Transaction>(
+pub async fn record<T: Transaction>(
     tx: &mut T,
     intents: &[Arc<Intent>],
 ) -> Result<Vec<Recorded>, StoreError> {

@@ -11,7 +11,7 @@ use crate::store::row::Held;
 use crate::store::{EventKind, LateAnswer, Settled, Settlement, StoreError};
 
 /// Applies `settlements`, in their order. All of them or, on an error, none.
-pub(in crate::store) async fn settle<T: Transaction>(
+pub async fn settle<T: Transaction>(
     tx: &mut T,
     settlements: &[Arc<Settlement>],
 ) -> Result<Vec<Settled>, StoreError> {

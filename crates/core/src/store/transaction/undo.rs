@@ -22,7 +22,7 @@ use crate::store::{
 };
 
 /// Records the wish, whatever the key did so far. The index on (client, key) decides against a create that races.
-pub(in crate::store) async fn cancel<T: Transaction>(
+pub async fn cancel<T: Transaction>(
     tx: &mut T,
     wish: &CancelWish,
 ) -> Result<CancelRecorded, StoreError> {
@@ -158,7 +158,7 @@ fn tombstone(wish: &CancelWish, now: Timestamp) -> Result<Held, StoreError> {
 }
 
 /// Writes the reversal's own record before anything of it is sent, or counts one more send of it.
-pub(in crate::store) async fn begin_reversal<T: Transaction>(
+pub async fn begin_reversal<T: Transaction>(
     tx: &mut T,
     wanted: &ReversalIntent,
 ) -> Result<ReversalBegun, StoreError> {
@@ -303,7 +303,7 @@ async fn send_again<T: Transaction>(
 }
 
 /// Takes back the count of a send that provably did not leave. What went before it did: only that may still arrive.
-pub(in crate::store) async fn uncount_send<T: Transaction>(
+pub async fn uncount_send<T: Transaction>(
     tx: &mut T,
     reversal: OperationId,
     epoch: i64,

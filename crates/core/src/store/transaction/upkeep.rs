@@ -9,7 +9,7 @@ use crate::store::row::Held;
 use crate::store::{Check, EventKind, Operation, StoreError};
 
 /// Makes `rows`, locked by this transaction, ours: what was Recorded becomes Unknown, and all are due now.
-pub(in crate::store) async fn adopt<T: Transaction>(
+pub async fn adopt<T: Transaction>(
     tx: &mut T,
     me: ReplicaId,
     mut rows: Vec<Held>,
@@ -45,7 +45,7 @@ pub(in crate::store) async fn adopt<T: Transaction>(
 }
 
 /// Sets the next check. `None`: the epoch moved, or there is nothing left to check.
-pub(in crate::store) async fn reschedule<T: Transaction>(
+pub async fn reschedule<T: Transaction>(
     tx: &mut T,
     check: &Check,
 ) -> Result<Option<()>, StoreError> {
@@ -79,7 +79,7 @@ pub(in crate::store) async fn reschedule<T: Transaction>(
 }
 
 /// Counts a send before it happens. `None`: the epoch moved, or nothing may be sent any more.
-pub(in crate::store) async fn count_send<T: Transaction>(
+pub async fn count_send<T: Transaction>(
     tx: &mut T,
     id: OperationId,
     epoch: i64,
