@@ -1,7 +1,8 @@
-//! What is not the product: simulators of the processors, the local stack, end-to-end tests.
+//! What is not the product: simulators of the processors, the ledger in memory, the local stack, end-to-end tests.
 
 pub mod bench;
 pub mod local;
+pub mod memory_store;
 pub mod simulators;
 pub mod stack;
 pub mod world;
