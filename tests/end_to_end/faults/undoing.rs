@@ -1,7 +1,7 @@
 //! Undoing a sale where the processor makes it hard: routes that are gone, batches that closed, reversals without answer.
 
 use sandbox::simulators::connexpay::{DEVICE_USD, PASSWORD, USERNAME, verb};
-use sandbox::simulators::{Fault, Kind};
+use sandbox::simulators::{Fault, Kind, Selector};
 use sandbox::world::World;
 
 use super::cells::{Act, Cell, Effect, Expected, Final};
@@ -303,6 +303,31 @@ async fn totals_that_others_changed_are_parked() {
     cells[0].until_parked(&stage.shop).await;
     let returns = stage.connexpay().request_count_of(verb::RETURN);
     assert_eq!(returns, 2, "ours, and the other hand's");
+}
+
+/// While records cannot be read, what a search shows unchanged is no proof: neither a refund nor a void is called failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_shows_no_change_ends_no_follow_up() {
+    let stage = quick().await;
+    let mut cells = stage
+        .cells(&[(Act::Refund, false), (Act::VoidSale, true)])
+        .await;
+    let hang = Fault::new(Kind::HangBeforeCommit);
+    let mut faults = Vec::new();
+    for cell in &cells {
+        faults.push(cell.fault(&hang));
+        // The baseline is read; what became of it cannot be.
+        let reads = Selector::verb(verb::READ).reference(cell.parent());
+        faults.push(Fault::new(Kind::Route404).when(reads).after(1));
+    }
+    stage.strike(faults).await;
+    stage.ask(&mut cells).await;
+    for cell in &cells {
+        cell.until_parked(&stage.shop).await;
+    }
+    assert_eq!(stage.connexpay().request_count_of(verb::RETURN), 1);
+    stage.lift().await;
+    stage.end("no read", &mut cells, |_| DID_NOT_HAPPEN).await;
 }
 
 /// A return from the processor's own portal.

@@ -446,6 +446,11 @@ impl<W: Transport> Asking<'_, W> {
                     stands.settled,
                 )
             }
+            // A row may be older than the void: it settles nothing, and contradicts nothing.
+            remaining if !stands.is_read && remaining == before => {
+                Finding::NotFound { conclusive: false }
+            }
+            _ if !stands.is_read => could_not("what stands is known from a search only"),
             remaining if remaining == before => {
                 match self.void_in_list(kind, &guid, reference).await {
                     Ok(None) => Finding::NotFound { conclusive: true },

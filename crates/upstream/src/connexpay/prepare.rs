@@ -51,7 +51,7 @@ async fn void(
         return Err(PrepareError::AlreadySettled);
     }
     Ok(Prepared {
-        baseline: Some(stands.remaining),
+        baseline: stands.baseline(),
         ..prepared
     })
 }
@@ -80,7 +80,7 @@ async fn refund(
         return Err(PrepareError::NotSettled);
     }
     Ok(Prepared {
-        baseline: Some(stands.remaining),
+        baseline: stands.baseline(),
         as_void,
         ..prepared
     })

@@ -37,9 +37,7 @@ impl<W: Transport> Asking<'_, W> {
         if prepared.is_some_and(|prepared| prepared.as_void) {
             return self.void().await;
         }
-        let Some(before) = prepared.and_then(|prepared| prepared.baseline) else {
-            return could_not("what stood before the refund was not recorded");
-        };
+        let before = prepared.and_then(|prepared| prepared.baseline);
         let reference = self
             .subject
             .parent_reference
@@ -49,7 +47,7 @@ impl<W: Transport> Asking<'_, W> {
             Ok(stands) => stands,
             Err(detail) => return Finding::CouldNotAsk { detail },
         };
-        if stands.remaining == before {
+        if stands.is_read && before == Some(stands.remaining) {
             return Finding::NotFound { conclusive: true };
         }
         let returns = self.returns_of(&sale, &stands.record).await;
@@ -59,7 +57,13 @@ impl<W: Transport> Asking<'_, W> {
     /// Which of the returns, if any, is this refund. By totals alone only where no return of the sale is named, all of
     /// them are known, and the change is exactly ours: then the ledger, which lets one refund at a time change the sale,
     /// makes it ours.
-    fn refund_among(&self, returns: Returns, sale: &str, before: i64, stands: &Stands) -> Finding {
+    fn refund_among(
+        &self,
+        returns: Returns,
+        sale: &str,
+        before: Option<i64>,
+        stands: &Stands,
+    ) -> Finding {
         let found = |guid: &str| {
             self.followed(
                 UpstreamIds::default(),
@@ -71,6 +75,11 @@ impl<W: Transport> Asking<'_, W> {
         if let Some(ours) = &returns.ours {
             return found(ours);
         }
+        let Some(before) = before.filter(|_| stands.is_read) else {
+            return could_not(
+                "what stood of the sale before the refund, or stands now, is not known for certain",
+            );
+        };
         if returns.foreign {
             let detail = "a return of this sale and amount was made by another request".to_owned();
             return Finding::Contradiction { detail };

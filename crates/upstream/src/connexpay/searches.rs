@@ -62,6 +62,15 @@ pub(super) struct Stands {
     /// Minor units.
     pub(super) remaining: i64,
     pub(super) settled: bool,
+    /// Told by the record itself. A row may be older than what it tells of: how fresh a search is, nobody documents.
+    pub(super) is_read: bool,
+}
+
+impl Stands {
+    /// What a later comparison may start from: nothing that may have been out of date already.
+    pub(super) fn baseline(&self) -> Option<i64> {
+        self.is_read.then_some(self.remaining)
+    }
 }
 
 /// One look-up: the questions of one check share their evidence.
@@ -87,14 +96,13 @@ impl<'a, W: Transport> Asking<'a, W> {
         guid: &str,
         reference: Option<&str>,
     ) -> Result<Stands, String> {
-        let record = match (self.read(kind, guid).await, reference) {
-            (Ok(record), _) => record,
+        let (record, is_read) = match (self.read(kind, guid).await, reference) {
+            (Ok(record), _) => (record, true),
             (Err(detail), None) => return Err(detail),
             (Err(detail), Some(reference)) => {
                 let rows = self.search(kind, &Filter::OrderNumber(reference)).await?;
-                rows.into_iter()
-                    .find(|row| is_guid(row, guid))
-                    .ok_or(detail)?
+                let row = rows.into_iter().find(|row| is_guid(row, guid));
+                (row.ok_or(detail)?, false)
             }
         };
         if status(&record) != Some(Status::Approved) {
@@ -108,6 +116,7 @@ impl<'a, W: Transport> Asking<'a, W> {
             record,
             remaining,
             settled,
+            is_read,
         })
     }
 

@@ -5,7 +5,7 @@ use gateway_core::operation::Verb;
 use serde_json::{Value, json};
 
 use crate::look_ups::{contradiction, could_not_ask, find, record, rows, searched, standing};
-use crate::world::{AUTH, CAPTURE, OTHER, REFERENCE, Reply, SALE, World, ok, prepared};
+use crate::world::{AUTH, CAPTURE, CREATE, OTHER, REFERENCE, Reply, SALE, World, ok, prepared};
 
 const RETURN: &str = "4f31b350-edd1-49fd-a1ad-4b065f78d7b9";
 
@@ -243,4 +243,77 @@ async fn the_sale_of_a_capture_is_fetched_where_its_answer_was_lost() {
     );
     let prepared = world.connector.prepare(&subject).await.unwrap();
     assert_eq!(prepared.ids.get("sale").map(String::as_str), Some(SALE));
+}
+
+/// A world in which records cannot be read, and the search shows the sale at so much.
+async fn sale_in_a_row(effective: f64, batch: &'static str) -> World {
+    World::new(move |seen| match searched(seen) {
+        (call, order) if call == "POST /Search/Sales" && order == CREATE => rows(&[record(
+            SALE,
+            json!({"effectiveAmount": effective, "batchStatus": batch}),
+        )]),
+        (call, _) if call == "POST /Search/Returns" => rows(&[]),
+        _ => Reply::Empty(404),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_row_alone_never_proves_that_a_follow_up_did_not_happen() {
+    for (effective, left) in [(15.0, 1_500), (10.0, 1_000), (5.0, 500)] {
+        let world = sale_in_a_row(effective, "Batch - Closed").await;
+        let refund = world.follow_up(Verb::Refund, 500, &[("sale", SALE)]);
+        let finding = find(&world, &prepared(refund, 1_500), None).await;
+        assert!(could_not_ask(&finding), "{left}: {finding:?}");
+    }
+    let void = async |effective| {
+        let world = sale_in_a_row(effective, "Batch - Open").await;
+        let void = prepared(world.follow_up(Verb::Void, 1_500, &[("sale", SALE)]), 1_500);
+        find(&world, &void, None).await
+    };
+    assert_eq!(void(15.0).await, Finding::NotFound { conclusive: false });
+    assert!(could_not_ask(&void(7.5).await));
+    // What a row says is gone is gone.
+    assert_eq!(standing(&void(0.0).await), Some((0, false)));
+}
+
+#[tokio::test]
+async fn a_row_is_no_baseline() {
+    let world = sale_in_a_row(15.0, "Batch - Closed").await;
+    let refund = world.follow_up(Verb::Refund, 500, &[("sale", SALE)]);
+    let form = world.connector.prepare(&refund).await.unwrap();
+    assert_eq!((form.baseline, form.as_void), (None, false));
+}
+
+#[tokio::test]
+async fn without_totals_a_refund_is_found_by_its_reference() {
+    for (baseline, readable) in [(None, true), (Some(1_500), false)] {
+        let world = World::new(move |seen| match searched(seen).0.as_str() {
+            call if call.starts_with("GET /sales") && readable => {
+                ok(&record(SALE, json!({"effectiveAmount": 10})))
+            }
+            "POST /Search/Sales" => rows(&[record(SALE, json!({}))]),
+            "POST /Search/Returns" => rows(&[
+                json!({"guid": OTHER, "status": "Transaction - Approved", "amount": 5}),
+                json!({"guid": RETURN, "status": "Transaction - Approved", "amount": 5}),
+            ]),
+            call if call.starts_with("GET /returns") => {
+                let guid = call.rsplit('/').next().unwrap();
+                let sequence = (guid == RETURN).then_some(REFERENCE);
+                ok(&record(
+                    guid,
+                    json!({"saleGuid": SALE, "amount": 5, "sequenceNumber": sequence}),
+                ))
+            }
+            _ => Reply::Empty(404),
+        })
+        .await;
+        let mut refund = prepared(world.follow_up(Verb::Refund, 500, &[("sale", SALE)]), 0);
+        refund.prepared.as_mut().unwrap().baseline = baseline;
+        let finding = find(&world, &refund, None).await;
+        let Finding::Found(Found::Approved { approval, .. }) = finding else {
+            panic!("{finding:?}")
+        };
+        assert_eq!(approval.upstream_reference, RETURN);
+    }
 }
