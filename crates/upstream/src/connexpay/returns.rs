@@ -15,8 +15,8 @@ const READS_MAX: usize = 20;
 /// The approved returns of one sale.
 #[derive(Default)]
 struct Returns {
-    /// The one that carries our reference.
-    ours: Option<String>,
+    /// The one that carries our reference, and whether it is of our amount.
+    ours: Option<(String, bool)>,
     /// Of our amount, and without anybody's reference.
     unnamed: Vec<String>,
     /// One of our amount carries another reference.
@@ -72,8 +72,13 @@ impl<W: Transport> Asking<'_, W> {
                 stands.settled,
             )
         };
-        if let Some(ours) = &returns.ours {
-            return found(ours);
+        match &returns.ours {
+            Some((ours, true)) => return found(ours),
+            Some((_, false)) => {
+                let detail = "another amount was returned than asked".to_owned();
+                return Finding::Contradiction { detail };
+            }
+            None => {}
         }
         let Some(before) = before.filter(|_| stands.is_read) else {
             return could_not(
@@ -152,12 +157,11 @@ impl<W: Transport> Asking<'_, W> {
             if !theirs.eq_ignore_ascii_case(sale) {
                 continue;
             }
-            let is_our_amount = self
-                .money(record.amount.as_ref().or(row.amount.as_ref()))
-                .is_none_or(|theirs| theirs == amount);
+            let told = record.amount.as_ref().or(row.amount.as_ref());
+            let is_our_amount = told.is_none_or(|told| self.money(Some(told)) == Some(amount));
             match record.sequence_number.as_deref() {
                 Some(theirs) if theirs.eq_ignore_ascii_case(self.subject.reference.as_str()) => {
-                    returns.ours = Some(guid);
+                    returns.ours = Some((guid, is_our_amount));
                     return returns;
                 }
                 Some(_) => {

@@ -317,3 +317,15 @@ async fn without_totals_a_refund_is_found_by_its_reference() {
         assert_eq!(approval.upstream_reference, RETURN);
     }
 }
+
+#[tokio::test]
+async fn a_return_under_our_reference_of_another_amount_is_for_a_person() {
+    for (amount, adopted) in [(5.0, true), (2.5, false), (7.5, false)] {
+        let returns = vec![(RETURN, amount, json!(REFERENCE))];
+        let world = sale_with_returns(15.0 - amount, "Batch - Closed", returns).await;
+        let subject = prepared(world.follow_up(Verb::Refund, 500, &[("sale", SALE)]), 1_500);
+        let finding = find(&world, &subject, None).await;
+        assert_eq!(contradiction(&finding), !adopted, "{amount}: {finding:?}");
+        assert_eq!(standing(&finding).is_some(), adopted, "{amount}");
+    }
+}
