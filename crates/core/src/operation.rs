@@ -217,6 +217,29 @@ impl State {
     pub const fn is_final(&self) -> bool {
         self.name().is_final()
     }
+
+    /// An answer said that something was executed, or what parked it may say so: "not found" is then no proof that nothing
+    /// was. An outage says nothing.
+    pub fn contradicts_silence(&self) -> bool {
+        match self {
+            Self::Unknown { unknown } => matches!(
+                unknown,
+                UnknownReason::DuplicateOfOurs | UnknownReason::OtherAmount { .. }
+            ),
+            Self::Parked { parked } => *parked != ParkedReason::NoAnswer,
+            _ => false,
+        }
+    }
+
+    /// Why it waits for a person if it is not found until the end, or nobody can be asked. What an answer said is kept.
+    pub fn parked_for_silence(&self) -> ParkedReason {
+        if self.contradicts_silence() {
+            let detail = "an answer says that it was executed, and it is not shown".to_owned();
+            ParkedReason::Contradiction { detail }
+        } else {
+            ParkedReason::NoAnswer
+        }
+    }
 }
 
 /// A transition that only a bug of ours could ask for.

@@ -202,6 +202,10 @@ impl Cell {
         self.act
     }
 
+    pub(super) fn key(&self) -> &str {
+        &self.key
+    }
+
     /// The id of the transaction that it names at the processor.
     pub(super) fn parent(&self) -> &str {
         &self.parent
@@ -334,6 +338,16 @@ impl Cell {
         eventually(PATIENCE, &what, checked)
             .await
             .expect("unknown outcomes are looked for");
+    }
+
+    /// Waits until it was asked about in vain twice more: one check may have begun before.
+    pub(super) async fn until_checked_again(&self, shop: &Caller) {
+        let checked = self.checks(shop).await;
+        let what = format!("another check of {}", self.name());
+        let again = eventually(PATIENCE, &what, async || {
+            (self.checks(shop).await > checked + 1).then_some(())
+        });
+        again.await.expect("it is asked on");
     }
 
     /// What `GET /v1/operations` says of it.

@@ -1,5 +1,9 @@
 //! Undoing a sale where the processor makes it hard: routes that are gone, batches that closed, reversals without answer.
 
+use std::time::Duration;
+
+use gateway_core::operation::{ParkedReason, State};
+use gateway_core::store::Operation;
 use sandbox::simulators::connexpay::{DEVICE_USD, PASSWORD, USERNAME, verb};
 use sandbox::simulators::{Fault, Kind, Selector};
 use sandbox::world::World;
@@ -205,13 +209,7 @@ async fn a_return_that_did_not_happen_is_not_sent_again() {
         .strike(vec![Fault::on(Kind::HangBeforeCommit, verb::RETURN)])
         .await;
     cell.until_parked(&stage.shop).await;
-    let checked = cell.checks(&stage.shop).await;
-    let again = sandbox::stack::eventually(
-        std::time::Duration::from_secs(20),
-        "another check",
-        async || (cell.checks(&stage.shop).await > checked + 1).then_some(()),
-    );
-    again.await.expect("it is asked on");
+    cell.until_checked_again(&stage.shop).await;
     assert_eq!(stage.connexpay().request_count_of(verb::RETURN), 1);
     assert_eq!(stage.connexpay().request_count_of(verb::VOID), 0);
 }
@@ -282,6 +280,65 @@ async fn a_capture_of_another_amount_is_parked() {
             .captures,
         1
     );
+}
+
+/// A partial approval that no search shows is not called failed: an answer said that money moved.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_answer_approved_is_not_failed_because_it_is_hidden() {
+    let stage = quick().await;
+    let connexpay = stage.connexpay();
+    // From now on searches show what is older than half an hour: the controls.
+    connexpay.advance(Duration::from_hours(1));
+    connexpay.change_rules(|rules| rules.search_lag_ms = 30 * 60 * 1_000);
+    let mut cell = Cell::prepare(&stage, Act::Authorize, false).await;
+    stage
+        .strike(vec![cell.fault(&Fault::new(Kind::PartialApproval))])
+        .await;
+    cell.ask(&stage.shop, stage.wait).await;
+    cell.until_parked(&stage.shop).await;
+    // Asked on, and no more taken for a proof than before.
+    cell.until_checked_again(&stage.shop).await;
+    cell.until_parked(&stage.shop).await;
+    connexpay.change_rules(|rules| rules.search_lag_ms = 0);
+    end(
+        &stage,
+        "hidden, and approved in part",
+        cell,
+        Expected {
+            first: &[504],
+            ..REVERSED
+        },
+    )
+    .await;
+}
+
+/// What is parked for lack of answers learns why it cannot be decided, once somebody answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_contradiction_after_an_outage_is_remembered() {
+    let stage = quick().await;
+    let connexpay = stage.connexpay();
+    connexpay.change_rules(|rules| rules.partial_capture = false);
+    let mut cell = Cell::prepare(&stage, Act::Capture, false).await;
+    let hang = cell.fault(&Fault::new(Kind::CommitThenHang));
+    stage
+        .strike(vec![hang, gone(verb::READ), gone(verb::SEARCH)])
+        .await;
+    cell.ask(&stage.shop, stage.wait).await;
+    let records = stage.world.records().await;
+    let parked = async |wanted: fn(&ParkedReason) -> bool| {
+        let is_wanted = |operation: &Operation| match &operation.state {
+            State::Parked { parked } => wanted(parked),
+            _ => false,
+        };
+        let within = Duration::from_secs(20);
+        records
+            .until(cell.key(), within, "to be parked", is_wanted)
+            .await;
+    };
+    parked(|parked| *parked == ParkedReason::NoAnswer).await;
+    stage.lift().await;
+    parked(|parked| matches!(parked, ParkedReason::Contradiction { .. })).await;
+    assert_eq!(connexpay.request_count_of(verb::CAPTURE), 1);
 }
 
 /// A return by another hand, while ours is unknown, makes the totals nobody's: a person decides, and nothing is sent.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::connector::{CallEvidence, Capabilities, Finding, LookUp};
 use crate::engine::{Account, Shared};
-use crate::operation::{Failure, ParkedReason, State, StateName, Verb};
+use crate::operation::{Failure, State, StateName, Verb};
 use crate::store::{Operation, StoreError};
 
 /// From the count of a send until its first byte.
@@ -47,7 +47,7 @@ impl Shared {
             let may_be_parked = operation.state.name() == StateName::Unknown;
             if may_be_parked && operation.past_horizon() {
                 let to = State::Parked {
-                    parked: ParkedReason::NoAnswer,
+                    parked: operation.state.parked_for_silence(),
                 };
                 let after = self.options.resolver.repeat_every;
                 let settlement = operation.settlement(to, reason, &[], Some(after));

@@ -22,12 +22,16 @@ impl Checking<'_> {
         Ok(())
     }
 
+    /// Leaves it to a person, who is told once; and once more if it was for lack of answers, and one came that says
+    /// more: that must be known when nothing is found later.
     pub(super) async fn park(
         &mut self,
         parked: ParkedReason,
         reason: &'static str,
     ) -> Result<(), Stop> {
-        if self.operation.state.name() == StateName::Parked {
+        let says_more =
+            parked != ParkedReason::NoAnswer && !self.operation.state.contradicts_silence();
+        if self.operation.state.name() == StateName::Parked && !says_more {
             return self.again(reason).await;
         }
         let evidence = std::mem::take(&mut self.evidence);
@@ -48,6 +52,12 @@ impl Checking<'_> {
         } else {
             self.again(reason).await
         }
+    }
+
+    /// It was not found, or nobody could be asked.
+    pub(super) async fn silence(&mut self, reason: &'static str) -> Result<(), Stop> {
+        let parked = self.operation.state.parked_for_silence();
+        self.again_or_park(reason, parked).await
     }
 
     pub(super) async fn again(&mut self, reason: &'static str) -> Result<(), Stop> {

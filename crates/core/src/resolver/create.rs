@@ -43,7 +43,9 @@ impl Checking<'_> {
                     .await
             }
             Finding::NotFound { conclusive } => {
-                if conclusive && reference_is_silent && self.operation.past_horizon() {
+                let is_silent = conclusive && reference_is_silent;
+                let is_proof = is_silent && !self.operation.state.contradicts_silence();
+                if is_proof && self.operation.past_horizon() {
                     self.nothing_to_reverse().await?;
                     self.settle(
                         State::Failed {
@@ -53,8 +55,7 @@ impl Checking<'_> {
                     )
                     .await
                 } else {
-                    self.again_or_park("not_found_so_far", ParkedReason::NoAnswer)
-                        .await
+                    self.silence("not_found_so_far").await
                 }
             }
             Finding::Contradiction { detail } => {
@@ -63,8 +64,7 @@ impl Checking<'_> {
             }
             Finding::CouldNotAsk { detail } => {
                 tracing::info!(payment.operation.id = %self.operation.id, detail, "could not ask");
-                self.again_or_park("could_not_ask", ParkedReason::NoAnswer)
-                    .await
+                self.silence("could_not_ask").await
             }
         }
     }

@@ -36,31 +36,14 @@ impl Checking<'_> {
                 if may_repeat {
                     return self.repeat().await;
                 }
-                let was_executed = matches!(
-                    self.operation.state,
-                    State::Unknown {
-                        unknown: UnknownReason::DuplicateOfOurs | UnknownReason::OtherAmount { .. }
-                    }
-                );
-                // What parked it may say that it happened: then silence is no answer any more. An outage says nothing.
-                let is_contradicted = matches!(
-                    &self.operation.state,
-                    State::Parked { parked } if *parked != ParkedReason::NoAnswer
-                );
-                if conclusive && self.operation.past_horizon() && !was_executed && !is_contradicted
-                {
+                let is_proof = conclusive && !self.operation.state.contradicts_silence();
+                if is_proof && self.operation.past_horizon() {
                     let failure = Failure::DidNotHappen;
                     return self
                         .settle(State::Failed { failure }, "not_found_past_horizon")
                         .await;
                 }
-                let parked = if was_executed {
-                    let detail = "refused as a duplicate of ours, and not shown".to_owned();
-                    ParkedReason::Contradiction { detail }
-                } else {
-                    ParkedReason::NoAnswer
-                };
-                self.again_or_park("not_found_so_far", parked).await
+                self.silence("not_found_so_far").await
             }
             Finding::Contradiction { detail } => {
                 self.park(ParkedReason::Contradiction { detail }, "contradiction")
@@ -68,8 +51,7 @@ impl Checking<'_> {
             }
             Finding::CouldNotAsk { detail } => {
                 tracing::info!(payment.operation.id = %self.operation.id, detail, "could not ask");
-                self.again_or_park("could_not_ask", ParkedReason::NoAnswer)
-                    .await
+                self.silence("could_not_ask").await
             }
         }
     }
