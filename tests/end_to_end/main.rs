@@ -18,6 +18,7 @@ mod faults;
 mod hang_ups;
 mod harness;
 mod heartbeat;
+mod horizon;
 mod idempotency;
 mod limits;
 mod lost_owners;

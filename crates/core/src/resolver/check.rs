@@ -1,15 +1,11 @@
 //! One check of one operation: what it knows, and which way it goes.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::connector::{CallEvidence, Capabilities, Finding, LookUp};
 use crate::engine::{Account, Shared};
 use crate::operation::{Failure, State, StateName, Verb};
 use crate::store::{Operation, StoreError};
-
-/// From the count of a send until its first byte.
-pub(super) const SEND_WITHIN: Duration = Duration::from_secs(10);
 
 /// The epoch moved, or the ledger is away: somebody, perhaps this process, goes on from the record.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! The check of a capture, void or refund, and its repeat where the processor executes it at most once.
 
-use super::check::{Checking, SEND_WITHIN, Stop};
+use super::check::{Checking, Stop};
 use crate::connector::{Finding, Found, Repeat, UnknownReason};
 use crate::engine::Gate;
 use crate::operation::{self, Failure, ParkedReason, State, StateName};
@@ -70,7 +70,7 @@ impl Checking<'_> {
             liveness: &shared.liveness,
             clock: &*shared.clock,
             since,
-            send_by: since + SEND_WITHIN,
+            send_by: since + self.operation.send_within(),
             cancelled: None,
         };
         let answer = self

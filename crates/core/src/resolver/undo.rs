@@ -1,6 +1,6 @@
 //! Undoing: the reversal is written down and counted, then sent, then ended.
 
-use super::check::{Checking, SEND_WITHIN, Stop};
+use super::check::{Checking, Stop};
 use crate::connector::{Approval, ReversalForm, Standing, Undone, UpstreamIds};
 use crate::engine::Gate;
 use crate::key::UpstreamReference;
@@ -60,7 +60,7 @@ impl Checking<'_> {
             liveness: &shared.liveness,
             clock: &*shared.clock,
             since,
-            send_by: since + SEND_WITHIN,
+            send_by: since + reversal.send_within(),
             cancelled: None,
         };
         let undo = self

@@ -405,6 +405,11 @@ impl Operation {
         self.read_at >= self.late_after
     }
 
+    /// From the count of a further send until its first byte: what the horizon counts with, whatever the account's timeout.
+    pub fn send_within(&self) -> Duration {
+        self.deadline.since(self.send_by)
+    }
+
     /// By when it is final or parked.
     pub fn resolves_by(&self) -> Timestamp {
         self.late_after + RESOLVE_SLACK

@@ -337,11 +337,11 @@ fn sum(minor: i64, change: i64) -> Result<i64, StoreError> {
         .ok_or_else(|| StoreError::Refused("the total does not fit 64 bits".into()))
 }
 
-/// The last moment at which this send, counted now, can still leave: as long after it as its deadline was after `send_by`.
+/// Counted from the last moment at which this send, counted now, can still leave.
 fn horizon_after_send(row: &Held, now: Timestamp) -> Timestamp {
     let operation = &row.operation;
-    let call = operation.deadline.since(operation.send_by);
-    operation.late_after.max(now + call + row.horizon)
+    let send_by = now + operation.send_within();
+    operation.late_after.max(send_by + row.horizon)
 }
 
 /// What belongs to nobody: whoever looks next adopts it.

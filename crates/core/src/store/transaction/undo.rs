@@ -373,9 +373,8 @@ fn reserve(
 
 /// The bounds of one call, as long as those of the operation it follows: the account's timeouts are the same.
 fn spans(like: &Operation, now: Timestamp) -> (Timestamp, Timestamp) {
-    let call = like.deadline.since(like.send_by);
-    let send_by = now + call;
-    (send_by, send_by + call)
+    let send_by = now + like.send_within();
+    (send_by, send_by + like.send_within())
 }
 
 fn first_record(wanted: &ReversalIntent, of: &Held, now: Timestamp) -> Result<Held, StoreError> {
