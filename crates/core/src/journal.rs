@@ -399,3 +399,6 @@ where
     }
     results
 }
+
+#[cfg(test)]
+mod tests;
