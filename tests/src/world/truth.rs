@@ -184,10 +184,10 @@ fn compare_entries(
         ));
     }
     // What a partial capture leaves of its hold is let go by the processor, and stays held here until a void says so.
-    let held = if position.captures == 0 {
-        position.held
-    } else {
-        entered.held
+    let held = match payment.status {
+        _ if position.captures == 0 => position.held,
+        PaymentStatus::Voided | PaymentStatus::Reversed | PaymentStatus::Cancelled => 0,
+        _ => payment.authorized - payment.captured,
     };
     if (entered.receivable, entered.held) != (position.net, held) {
         differences.push(format!(
