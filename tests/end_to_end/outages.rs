@@ -83,12 +83,14 @@ async fn no_payment_fails_when_redis_forgets_and_when_it_stops() {
         lanes.spawn(load.clone().rounds(lane, world.caller(url)));
     }
     load.until_rounds(12).await;
+    let shop = world.caller(&first.url);
+    let ready = shop.get("/readyz").await.expect(200);
+    assert_eq!(ready.body["lock"], true, "{}", ready.body);
     let redis = world.redis.as_mut().expect("a Redis of its own");
     redis.flush().await.expect("flushed");
     load.until_rounds(12).await;
     redis.stop().expect("stopped");
     load.until_rounds(18).await;
-    let shop = world.caller(&first.url);
     let ready = shop.get("/readyz").await.expect(200);
     assert_eq!(ready.body["lock"], false, "{}", ready.body);
     load.over.store(true, Ordering::SeqCst);
@@ -164,7 +166,9 @@ async fn payments_survive_a_ledger_that_is_away_for_twenty_seconds() {
     postgres.start().await.expect("back");
     over.store(true, Ordering::SeqCst);
 
-    let mut keys: Vec<String> = (0..HELD).map(|number| format!("held-{number}")).collect();
+    let mut keys: Vec<_> = (0..HELD)
+        .map(|number| (format!("held-{number}"), 504))
+        .collect();
     let mut refused = 0;
     for (key, began, status) in load.join_all().await.into_iter().flatten() {
         if began > stopped && began + Duration::from_secs(1) < down_until {
@@ -172,11 +176,11 @@ async fn payments_survive_a_ledger_that_is_away_for_twenty_seconds() {
             refused += 1;
         }
         assert!([201, 503, 504].contains(&status), "{key}: {status}");
-        keys.push(key);
+        keys.push((key, status));
     }
     assert!(refused > 0, "payments came while the ledger was away");
 
-    let repeats = keys.into_iter().enumerate().map(|(number, key)| {
+    let repeats = keys.into_iter().enumerate().map(|(number, (key, first))| {
         let caller = &callers[number % 2];
         let minor = if key.starts_with("held") {
             20_00
@@ -185,14 +189,21 @@ async fn payments_survive_a_ledger_that_is_away_for_twenty_seconds() {
         };
         async move {
             let reply = caller.until_final("/v1/payments", &key, &sale(minor)).await;
-            (key, reply)
+            (key, first, reply)
         }
     });
-    for (key, reply) in join_all(repeats).await {
+    let repeated = join_all(repeats).await;
+    let (records, books) = (world.records().await, world.simulators.connexpay().books());
+    for (key, first, reply) in repeated {
         if key.starts_with("held") {
             assert_eq!(reply.status, 201, "its answer was held: {}", reply.body);
         }
         assert!(matches!(reply.status, 201 | 402), "{key}: {}", reply.body);
+        if (first, reply.status) == (503, 402) {
+            let reference = records.operation(&key).await.reference;
+            let position = books.position(reference.as_str());
+            assert_eq!(position.sales, 0, "{key} sent nothing: {position:?}");
+        }
     }
     world.settle_and_audit(ENOUGH).await;
     let books = world.simulators.connexpay().books();
