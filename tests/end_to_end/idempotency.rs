@@ -299,6 +299,7 @@ async fn a_known_key_is_answered_while_the_process_drains(mut world: World) {
         "draining",
     );
     let waiting = spawn_pay(&shop, "k-2", 200_00);
+    both_wait(&shop).await;
     gate.release();
     let (running, waiting) = (
         running.await.expect("answered"),
@@ -344,6 +345,7 @@ async fn a_known_key_is_answered_while_every_place_is_taken(mut world: World) {
     );
     // Whoever waits for another's answer needs no place.
     let waiting = spawn_pay(&shop, "k-2", 200_00);
+    both_wait(&shop).await;
     gate.release();
     let (running, waiting) = (
         running.await.expect("answered"),
@@ -533,6 +535,15 @@ fn assert_refused_for_now(reply: &Reply, problem: &str) {
     assert_eq!(reply.body["retry"], "same-key");
     assert_eq!(reply.body["money_moved"], "no", "{}", reply.body);
     assert!(reply.headers.contains_key("retry-after"));
+}
+
+/// The first caller of a running payment and the one that repeats it.
+async fn both_wait(shop: &Caller) {
+    let wait = eventually(Duration::from_secs(5), "two that wait", async || {
+        let waiting = shop.metric("payment_waiting_callers").await;
+        (waiting >= 2.0).then_some(())
+    });
+    wait.await.expect("the repeat waits for the running one");
 }
 
 fn spawn_pay(shop: &Caller, key: &str, minor: i64) -> tokio::task::JoinHandle<Reply> {
