@@ -1,6 +1,7 @@
 //! Bad input, generated from the served OpenAPI document and collected from what callers get wrong: every fault is named
 //! by its JSON pointer, nothing is sent, and no key is claimed.
 
+mod parameters;
 mod scene;
 mod schema;
 
@@ -15,6 +16,7 @@ use crate::both_ledgers::on_both_ledgers;
 
 on_both_ledgers!(
     every_field_of_the_schema_refuses_what_it_does_not_allow,
+    every_parameter_of_the_document_refuses_what_it_does_not_allow,
     all_faults_of_a_body_are_named_at_once,
     amounts_and_currencies_are_exact,
     a_card_number_is_refused_wherever_it_would_be_kept,
@@ -78,6 +80,40 @@ async fn every_field_of_the_schema_refuses_what_it_does_not_allow(world: World) 
     ];
     assert_eq!(paths, BTreeSet::from(wanted), "every POST was visited");
     assert!(count > 300, "only {count} cases: is the schema still read?");
+    scene.left_no_trace().await;
+}
+
+/// The same of every header, query parameter and place in a path: none of them, two, another type, too long, out of range.
+async fn every_parameter_of_the_document_refuses_what_it_does_not_allow(world: World) {
+    let scene = Scene::new(&world).await;
+    let document = scene.shop.get("/openapi.json").await.expect(200).body;
+    let parameters = parameters::declared(&document);
+    let mut count = 0;
+    for parameter in &parameters {
+        for (what, values) in parameter.wrong() {
+            count += 1;
+            let refused = parameter.send(&scene, &values).await;
+            parameter.assert_refused(what, &refused);
+        }
+    }
+    let names: BTreeSet<_> = parameters.iter().map(|parameter| parameter.name).collect();
+    let wanted = [
+        "Idempotency-Key",
+        "Request-Timeout",
+        "after",
+        "created_after",
+        "cursor",
+        "id",
+        "idempotency_key",
+        "limit",
+        "order_reference",
+        "status",
+    ];
+    assert_eq!(names, BTreeSet::from(wanted), "every parameter was visited");
+    assert!(
+        count > 80,
+        "only {count} cases: are the parameters still read?"
+    );
     scene.left_no_trace().await;
 }
 

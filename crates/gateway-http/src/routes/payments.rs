@@ -163,7 +163,7 @@ pub(super) async fn find(app: &App, caller: &Caller, id: &str) -> Result<Payment
     params(
         ("order_reference" = Option<String>, Query, description = "Of this order."),
         ("status" = Option<String>, Query, description = "In this status."),
-        ("created_after" = Option<String>, Query, description = "RFC 3339."),
+        ("created_after" = Option<String>, Query, format = DateTime, description = "RFC 3339."),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before."),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "50 unless given."),
     ),
