@@ -1,4 +1,4 @@
-//! The rate of each client.
+//! What one client may take of a gateway: its rate, and its share of the places.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use gateway_core::clock::{Clock, ManualClock};
 use gateway_http::assemble::Seams;
 use sandbox::simulators::connexpay::verb;
+use sandbox::simulators::{Moment, Selector};
 use sandbox::world::{World, claims, sale};
 
 /// A client beyond its rate is told when to come again, with nothing sent and no key claimed; others do not notice.
@@ -55,5 +56,51 @@ async fn a_client_beyond_its_rate_waits_and_others_do_not() {
     slow.operation(&keys[turned_away]).await.expect(404);
     let again = slow.pay("k-0", &sale(1_00)).await.expect(201);
     assert_eq!(again.bytes, first.bytes);
+    world.audit().await;
+}
+
+/// A client that has taken its share of the places is told to come again, and another one is charged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_with_all_its_places_taken_leaves_places_to_others() {
+    let mut world = World::new().await;
+    world.config.spans("20s", "25s", "50s");
+    world.config.permits_per_client_max = 2;
+    let gateway = world.gateway().await;
+    let (shop, pod) = (
+        world.caller(&gateway.url),
+        world.caller_with(&gateway.url, &claims("shop-2")),
+    );
+    let other = world.caller_with(&gateway.url, &claims("other-1"));
+    let connexpay = world.simulators.connexpay();
+    let gate = connexpay.hold(
+        Moment::AfterCommit,
+        Selector::verb(verb::SALE).amount(20_00),
+    );
+    let running: Vec<_> = (0..2)
+        .map(|number| {
+            let shop = shop.clone();
+            tokio::spawn(async move { shop.pay(&format!("k-{number}"), &sale(20_00)).await })
+        })
+        .collect();
+    gate.reached(2).await.expect("both sent");
+
+    // The share is the client's, whichever of its pods asks.
+    for caller in [&shop, &pod] {
+        let refused = caller.pay("k-2", &sale(10_00)).await.expect(503);
+        assert_eq!(refused.problem(), "overloaded", "{}", refused.body);
+        assert_eq!(refused.body["money_moved"], "no");
+    }
+    for number in 0..3 {
+        other
+            .pay(&format!("k-{number}"), &sale(10_00))
+            .await
+            .expect(201);
+    }
+    shop.operation("k-2").await.expect(404);
+    gate.release();
+    for running in running {
+        running.await.expect("answered").expect(201);
+    }
+    shop.pay("k-2", &sale(10_00)).await.expect(201);
     world.audit().await;
 }

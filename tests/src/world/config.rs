@@ -22,6 +22,8 @@ pub struct WorldConfig {
     /// How often the resolver looks for work.
     pub scan_every: String,
     pub permits_max: usize,
+    /// Of them, those of one client.
+    pub permits_per_client_max: usize,
     pub connections_per_host: usize,
     pub trust_429: bool,
     pub partial_captures: bool,
@@ -52,6 +54,7 @@ impl WorldConfig {
             horizon: "6s".to_owned(),
             scan_every: "100ms".to_owned(),
             permits_max: 10_000,
+            permits_per_client_max: 10_000,
             connections_per_host: 64,
             trust_429: false,
             partial_captures: true,
@@ -153,7 +156,7 @@ token_file = "{token}"
 
 [payments]
 permits_max = {permits_max}
-permits_per_client_max = {permits_max}
+permits_per_client_max = {permits_per_client_max}
 {more_payments}
 [resolver]
 schedule = ["200ms", "500ms", "1s", "2s", "4s"]
@@ -185,6 +188,7 @@ partial_captures = {partial_captures}
             more_server = self.more_server,
             log = self.log,
             permits_max = self.permits_max,
+            permits_per_client_max = self.permits_per_client_max.min(self.permits_max),
             connections = self.connections_per_host,
             more_account = self.more_account,
             trust_429 = self.trust_429,
