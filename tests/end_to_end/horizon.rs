@@ -10,6 +10,7 @@ use gateway_core::connector::{
     Answer, Capabilities, Connector, Control, Fault as FieldFault, LookUp, NotSent, Payer,
     PrepareError, Prepared, ReversalForm, SendGate, Subject, Undo, Undone, Verdict,
 };
+use gateway_core::draft::Draft;
 use gateway_core::operation::Verb;
 use gateway_http::assemble::Seams;
 use sandbox::simulators::connexpay::verb;
@@ -53,8 +54,8 @@ impl Connector for Asking {
         self.inner.capabilities(verb)
     }
 
-    fn check(&self, subject: &Subject, payer: Option<&Payer>) -> Vec<FieldFault> {
-        self.inner.check(subject, payer)
+    fn check(&self, draft: &Draft<'_>) -> Vec<FieldFault> {
+        self.inner.check(draft)
     }
 
     async fn prepare(&self, subject: &Subject) -> Result<Prepared, PrepareError> {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::card::{CardSource, Sensitive, StoredCard};
 use crate::clock::Timestamp;
+use crate::draft::Draft;
 use crate::key::{
     AccountName, OperationId, OrderReference, StatementDescriptor, UpstreamReference,
 };
@@ -27,7 +28,7 @@ pub trait Connector: Send + Sync + fmt::Debug {
 
     /// Checks what only this processor knows (its `upstream` fields, its limits, its currencies), without any I/O.
     /// All faults at once; pointers are relative to the request body (`/upstream/expected_payments`).
-    fn check(&self, subject: &Subject, payer: Option<&Payer>) -> Vec<Fault>;
+    fn check(&self, draft: &Draft<'_>) -> Vec<Fault>;
 
     /// Reads whatever a follow-up must know before it is recorded: the baseline that a later comparison needs, and the
     /// form the request takes (a refund before settlement is a void). Only called where `capabilities(..).prepares`.

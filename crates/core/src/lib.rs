@@ -4,6 +4,7 @@ pub mod by_hand;
 pub mod card;
 pub mod clock;
 pub mod connector;
+pub mod draft;
 pub mod echo;
 pub mod engine;
 pub mod idempotency;

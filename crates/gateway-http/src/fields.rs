@@ -8,10 +8,7 @@ use gateway_core::echo::pointer_to;
 use serde_json::{Map, Value};
 
 use crate::json::{Json, to_map};
-use crate::problem::{Fault, Problem};
-
-/// How many faults an answer lists. A body with more is garbage, and its answer must stay small.
-const FAULT_COUNT_MAX: usize = 64;
+use crate::problem::{ERROR_COUNT_MAX, Fault, Problem};
 
 /// The faults found so far.
 #[derive(Debug, Default)]
@@ -20,7 +17,7 @@ pub struct Faults(RefCell<Vec<Fault>>);
 impl Faults {
     pub fn push(&self, pointer: impl Into<String>, code: &'static str, detail: impl Into<String>) {
         let mut faults = self.0.borrow_mut();
-        if faults.len() < FAULT_COUNT_MAX {
+        if faults.len() < ERROR_COUNT_MAX {
             faults.push(Fault::new(pointer, code, detail));
         }
     }
@@ -406,7 +403,7 @@ mod tests {
     fn the_list_of_faults_is_bounded() {
         let members: Vec<_> = (0..1000).map(|n| format!(r#""x{n}":1"#)).collect();
         let found = faults_of(&format!("{{{}}}", members.join(",")), |_| {});
-        assert_eq!(found.len(), FAULT_COUNT_MAX);
+        assert_eq!(found.len(), ERROR_COUNT_MAX);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::future::{Ready, ready};
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
+use gateway_core::connector;
 use gateway_core::echo::hides_name;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
@@ -17,6 +18,9 @@ pub use kind::{Kind, Meaning, MoneyMoved, Retry};
 
 /// The media type that makes an answer our word.
 pub const PROBLEM_JSON: &str = "application/problem+json";
+
+/// How many faults an answer lists. A request with more is garbage, and its answer must stay small.
+pub const ERROR_COUNT_MAX: usize = 64;
 
 /// One fault of a request body, header or query parameter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -42,6 +46,12 @@ impl Fault {
             code: Cow::Borrowed(code),
             detail,
         }
+    }
+}
+
+impl From<connector::Fault> for Fault {
+    fn from(fault: connector::Fault) -> Self {
+        Self::new(fault.pointer, fault.code, fault.detail)
     }
 }
 
@@ -86,12 +96,8 @@ impl Problem {
 
     /// A `422` that lists every fault.
     pub fn invalid(errors: Vec<Fault>) -> Self {
-        let mut problem = Self::new(
-            Kind::InvalidRequest,
-            "see errors: each names the place and the fault",
-        );
-        problem.0.errors = errors;
-        problem
+        let detail = "see errors: each names the place and the fault";
+        Self::new(Kind::InvalidRequest, detail).errors_are(errors)
     }
 
     pub fn kind(&self) -> Kind {
@@ -115,8 +121,10 @@ impl Problem {
         &self.0.errors
     }
 
+    /// At most [`ERROR_COUNT_MAX`] of them.
     #[must_use]
-    pub fn errors_are(mut self, errors: Vec<Fault>) -> Self {
+    pub fn errors_are(mut self, mut errors: Vec<Fault>) -> Self {
+        errors.truncate(ERROR_COUNT_MAX);
         self.0.errors = errors;
         self
     }

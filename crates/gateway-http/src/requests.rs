@@ -2,10 +2,11 @@
 
 mod card;
 mod customer;
+mod legible;
 #[cfg(test)]
 mod tests;
 
-use gateway_core::card::CardSource;
+use gateway_core::card::{CardSource, Expiry};
 use gateway_core::clock::Timestamp;
 use gateway_core::connector::Payer;
 use gateway_core::echo::pointer_to;
@@ -17,6 +18,9 @@ use gateway_core::money::{Currency, Money};
 use gateway_core::operation::Verb;
 use gateway_core::pan_scan::contains_pan;
 use serde_json::{Map, Value};
+
+pub use legible::{Faulty, Legible};
+use legible::{expired, money};
 
 use crate::fields::{Faults, Field, Fields, refuse_duplicates};
 use crate::json::Json;
@@ -66,12 +70,16 @@ pub struct Cancellation {
 }
 
 impl CreatePayment {
-    pub fn parse(body: &[u8]) -> Result<Self, Problem> {
-        read(body, |fields| {
+    pub fn parse(body: &[u8]) -> Result<Self, Faulty> {
+        let (legible, rest) = read_legibly(body, |fields| {
             let account = account(fields);
             let amount = amount(fields);
             let capture = fields.optional("capture");
-            let verb = capture.one_of(&[("automatic", Verb::Sale), ("manual", Verb::Authorize)]);
+            let verb = if capture.is_present() {
+                capture.one_of(&[("automatic", Verb::Sale), ("manual", Verb::Authorize)])
+            } else {
+                Some(Verb::Sale)
+            };
             let order_reference = order_reference(fields);
             let descriptor = fields.optional("statement_descriptor");
             let statement_descriptor = name(&descriptor, StatementDescriptor::parse);
@@ -81,18 +89,26 @@ impl CreatePayment {
                 let field = fields.optional("order_reference");
                 field.refuse("required", "is required with once_per_order");
             }
-            let payer = payer(fields);
+            let legible = Legible::read(account, verb, amount, fields);
             let metadata = metadata(fields);
-            Some(Self {
-                verb: verb.unwrap_or(Verb::Sale),
-                account: account?,
-                amount: amount?,
+            let rest = (
                 order_reference,
                 statement_descriptor,
                 once_per_order,
-                payer: payer?,
                 metadata,
-            })
+            );
+            (legible, rest)
+        })?;
+        let (order_reference, statement_descriptor, once_per_order, metadata) = rest;
+        Ok(Self {
+            verb: legible.verb.expect(READ),
+            account: legible.account.clone().expect(READ),
+            amount: legible.amount().expect(READ),
+            order_reference,
+            statement_descriptor,
+            once_per_order,
+            payer: legible.into_payer().expect(READ),
+            metadata,
         })
     }
 
@@ -117,15 +133,16 @@ impl CreatePayment {
 
     /// Faults that come with time, and so must not be asked of a key that is known already.
     pub fn faults_at(&self, now: Timestamp) -> Vec<Fault> {
-        expired(&self.payer, now)
+        expired(expiry_of(&self.payer), now)
     }
 }
 
 impl AmountOnly {
     pub fn parse(body: &[u8]) -> Result<Self, Problem> {
         read(body, |fields| {
+            let (value, currency) = amount(fields);
             Some(Self {
-                amount: amount(fields)?,
+                amount: money(value, currency)?,
             })
         })
     }
@@ -155,16 +172,17 @@ impl Void {
 }
 
 impl Verification {
-    pub fn parse(body: &[u8]) -> Result<Self, Problem> {
-        read(body, |fields| {
+    pub fn parse(body: &[u8]) -> Result<Self, Faulty> {
+        let (legible, order_reference) = read_legibly(body, |fields| {
             let account = account(fields);
             let order_reference = order_reference(fields);
-            let payer = payer(fields);
-            Some(Self {
-                account: account?,
-                order_reference,
-                payer: payer?,
-            })
+            let legible = Legible::read(account, Some(Verb::Verify), (None, None), fields);
+            (legible, order_reference)
+        })?;
+        Ok(Self {
+            account: legible.account.clone().expect(READ),
+            order_reference,
+            payer: legible.into_payer().expect(READ),
         })
     }
 
@@ -179,7 +197,7 @@ impl Verification {
 
     /// See [`CreatePayment::faults_at`].
     pub fn faults_at(&self, now: Timestamp) -> Vec<Fault> {
-        expired(&self.payer, now)
+        expired(expiry_of(&self.payer), now)
     }
 }
 
@@ -194,25 +212,49 @@ impl Cancellation {
     }
 }
 
+/// Why every part of a request without faults is there: a reader that finds none records a fault.
+const READ: &str = "what has no fault was read";
+
 /// Reads one object. `None` from `take` means that it recorded a fault.
 fn read<T>(
     body: &[u8],
     take: impl FnOnce(&mut Fields<'_, '_, '_>) -> Option<T>,
 ) -> Result<T, Problem> {
+    match scan(body, take)? {
+        (_, Some(problem)) => Err(problem),
+        (value, None) => Ok(value.flatten().expect(READ)),
+    }
+}
+
+/// Reads one object; if it has faults, what else could be read of it goes with them.
+fn read_legibly<T>(
+    body: &[u8],
+    take: impl FnOnce(&mut Fields<'_, '_, '_>) -> (Legible, T),
+) -> Result<(Legible, T), Faulty> {
+    match scan(body, take)? {
+        (taken, Some(problem)) => Err(Faulty {
+            problem,
+            legible: taken.map(|(legible, _)| Box::new(legible)),
+        }),
+        (taken, None) => Ok(taken.expect(READ)),
+    }
+}
+
+/// What `take` makes of an object, and all faults found.
+fn scan<T>(
+    body: &[u8],
+    take: impl FnOnce(&mut Fields<'_, '_, '_>) -> T,
+) -> Result<(Option<T>, Option<Problem>), Problem> {
     let json = Json::parse(body)
         .map_err(|error| Problem::new(Kind::MalformedRequest, error.to_string()))?;
     let faults = Faults::default();
     refuse_duplicates(&json, "", &faults);
-    let value = Fields::of(&json, "", &faults).and_then(|mut fields| {
-        let value = take(&mut fields);
+    let taken = Fields::of(&json, "", &faults).map(|mut fields| {
+        let taken = take(&mut fields);
         fields.finish();
-        value
+        taken
     });
-    match (value, faults.into_problem()) {
-        (_, Some(problem)) => Err(problem),
-        (Some(value), None) => Ok(value),
-        (None, None) => unreachable!("BUG: a field was dropped without a fault"),
-    }
+    Ok((taken, faults.into_problem()))
 }
 
 /// A text with a type of its own.
@@ -245,8 +287,11 @@ fn order_reference(fields: &mut Fields<'_, '_, '_>) -> Option<OrderReference> {
     name(&fields.optional("order_reference"), OrderReference::parse)
 }
 
-fn amount(fields: &mut Fields<'_, '_, '_>) -> Option<Money> {
-    let mut amount = fields.required("amount").object()?;
+/// Minor units and currency, each by itself.
+fn amount(fields: &mut Fields<'_, '_, '_>) -> (Option<i64>, Option<Currency>) {
+    let Some(mut amount) = fields.required("amount").object() else {
+        return (None, None);
+    };
     let value = amount.required("value").integer(1..=AMOUNT_MAX);
     let field = amount.required("currency");
     let currency = field
@@ -259,20 +304,7 @@ fn amount(fields: &mut Fields<'_, '_, '_>) -> Option<Money> {
             }
         });
     amount.finish();
-    Some(Money::new(value?, currency?).expect("the value is at least 1"))
-}
-
-fn payer(fields: &mut Fields<'_, '_, '_>) -> Option<Payer> {
-    let card = card::read(&fields.required("card"));
-    let customer = customer::read(&fields.optional("customer"));
-    let risk = fields.optional("risk").raw_object().unwrap_or_default();
-    let upstream = fields.optional("upstream").raw_object().unwrap_or_default();
-    Some(Payer {
-        card: card?,
-        customer,
-        risk,
-        upstream,
-    })
+    (value, currency)
 }
 
 fn metadata(fields: &mut Fields<'_, '_, '_>) -> Option<Map<String, Value>> {
@@ -338,12 +370,9 @@ fn free_pointer(parent: &str, name: &str) -> String {
     format!("{parent}/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
-fn expired(payer: &Payer, now: Timestamp) -> Vec<Fault> {
-    let expiry = match &payer.card {
+fn expiry_of(payer: &Payer) -> Option<Expiry> {
+    match &payer.card {
         CardSource::Pan { expiry, .. } => Some(*expiry),
         CardSource::Token { expiry, .. } => *expiry,
-    };
-    let is_past = expiry.is_some_and(|expiry| expiry.is_past(now));
-    let fault = || Fault::new("/card/expiry_month", "expired", "the card has expired");
-    is_past.then(fault).into_iter().collect()
+    }
 }

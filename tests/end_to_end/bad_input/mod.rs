@@ -1,6 +1,7 @@
 //! Bad input, generated from the served OpenAPI document and collected from what callers get wrong: every fault is named
 //! by its JSON pointer, nothing is sent, and no key is claimed.
 
+mod account;
 mod parameters;
 mod scene;
 mod schema;
@@ -21,7 +22,6 @@ on_both_ledgers!(
     amounts_and_currencies_are_exact,
     a_card_number_is_refused_wherever_it_would_be_kept,
     a_body_that_cannot_be_read_is_refused,
-    what_the_account_does_not_take_is_named_too,
     queries_and_paths_are_checked_like_bodies,
 );
 
@@ -406,84 +406,6 @@ async fn a_body_that_cannot_be_read_is_refused(world: World) {
             ["header:Request-Timeout"],
             "{timeout:?}"
         );
-    }
-    scene.left_no_trace().await;
-}
-
-/// What depends on the account and on the day is told with pointers as well, all of it at once.
-async fn what_the_account_does_not_take_is_named_too(world: World) {
-    let scene = Scene::new(&world).await;
-    let cases = [
-        ("/account", json!("nobody"), "/account"),
-        ("/amount/currency", json!("EUR"), "/amount/currency"),
-        // The processor's own bounds: 0.50 to 999,999.99.
-        ("/amount/value", json!(49), "/amount/value"),
-        ("/amount/value", json!(100_000_000), "/amount/value"),
-        ("/card/expiry_year", json!(2020), "/card/expiry_month"),
-        ("/risk/gender", json!("X"), "/risk/gender"),
-        ("/risk/surprise", json!(1), "/risk/surprise"),
-        ("/upstream/surprise", json!(1), "/upstream/surprise"),
-        (
-            "/upstream/expected_payments",
-            json!(-1),
-            "/upstream/expected_payments",
-        ),
-    ];
-    for (pointer, value, named) in cases {
-        let body = with(&sale(150_00), pointer, value.clone());
-        let refused = scene.post("/v1/payments", &body.to_string()).await;
-        assert_eq!(refused.status, 422, "{pointer} {value}: {}", refused.body);
-        assert_eq!(pointers(&refused), [named], "{pointer} {value}");
-        assert_eq!(refused.body["money_moved"], "no", "the ledger was asked");
-    }
-    let mut body = sale(150_00);
-    body["amount"]["currency"] = json!("EUR");
-    body["card"]["expiry_year"] = json!(2020);
-    body["risk"] = json!({"gender": "X"});
-    let refused = scene
-        .post("/v1/payments", &body.to_string())
-        .await
-        .expect(422);
-    let named: BTreeSet<_> = pointers(&refused).into_iter().collect();
-    let wanted = [
-        "/amount/currency",
-        "/card/expiry_month",
-        "/risk/gender",
-        "/risk/product_item",
-        "/risk/product_type",
-    ];
-    assert_eq!(
-        named,
-        wanted.map(str::to_owned).into_iter().collect(),
-        "{}",
-        refused.body
-    );
-
-    let mut check = json!({"account": "acme-us", "card": card()});
-    check["card"]["expiry_year"] = json!(2020);
-    let refused = scene
-        .post("/v1/verifications", &check.to_string())
-        .await
-        .expect(422);
-    assert_eq!(pointers(&refused), ["/card/expiry_month"]);
-    check["account"] = json!("nobody");
-    let refused = scene
-        .post("/v1/verifications", &check.to_string())
-        .await
-        .expect(422);
-    assert_eq!(pointers(&refused), ["/account"]);
-    let follow_ups = [
-        (1_00, "EUR", "/amount/currency"),
-        (49, "USD", "/amount/value"),
-        (100_000_000, "USD", "/amount/value"),
-    ];
-    for (value, currency, named) in follow_ups {
-        let body = json!({"amount": {"value": value, "currency": currency}}).to_string();
-        for verb in ["captures", "refunds"] {
-            let path = format!("/v1/payments/{}/{verb}", scene.payment);
-            let refused = scene.post(&path, &body).await.expect(422);
-            assert_eq!(pointers(&refused), [named], "{verb}: {}", refused.body);
-        }
     }
     scene.left_no_trace().await;
 }

@@ -11,6 +11,7 @@ use gateway_core::connector::{
     Answer, Capabilities, Connector, Control, Fault, LookUp, NotSent, Payer, PrepareError,
     Prepared, ReversalForm, SendGate, Subject, Undo,
 };
+use gateway_core::draft::Draft;
 use gateway_core::operation::Verb;
 use gateway_http::assemble::{Seams, pieces};
 use gateway_http::config::Config;
@@ -42,8 +43,8 @@ impl Connector for Panicking {
         self.0.capabilities(verb)
     }
 
-    fn check(&self, subject: &Subject, payer: Option<&Payer>) -> Vec<Fault> {
-        self.0.check(subject, payer)
+    fn check(&self, draft: &Draft<'_>) -> Vec<Fault> {
+        self.0.check(draft)
     }
 
     async fn prepare(&self, subject: &Subject) -> Result<Prepared, PrepareError> {

@@ -9,6 +9,7 @@ use gateway_core::connector::{
     Answer, Capabilities, Connector, Control, Fault, LookUp, NotSent, Payer, PrepareError,
     Prepared, ReversalForm, SendGate, Subject, Undo,
 };
+use gateway_core::draft::Draft;
 use gateway_core::operation::Verb;
 use gateway_http::assemble::{Seams, Wrap};
 use tokio::sync::watch;
@@ -127,8 +128,8 @@ impl Connector for Surrounded {
         self.inner.capabilities(verb)
     }
 
-    fn check(&self, subject: &Subject, payer: Option<&Payer>) -> Vec<Fault> {
-        self.inner.check(subject, payer)
+    fn check(&self, draft: &Draft<'_>) -> Vec<Fault> {
+        self.inner.check(draft)
     }
 
     async fn prepare(&self, subject: &Subject) -> Result<Prepared, PrepareError> {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tracing::Instrument;
 
-use super::{Account, DEADLINE_SLACK, Engine, Outcome, Permit, Refusal, Shared, Wait};
-use crate::clock::Timestamp;
-use crate::connector::{Fault, NotSent, Payer, Subject, UpstreamIds};
+use super::{Account, DEADLINE_SLACK, Engine, Outcome, Permit, Refusal, Shared, Wait, account};
+use crate::connector::{Fault, NotSent, Payer};
+use crate::draft::Draft;
 use crate::idempotency::CanonicalForm;
 use crate::journal::JournalError;
 use crate::key::{
@@ -58,14 +58,10 @@ impl Engine {
         let wait = shared.wait(request.wait, account.as_deref());
         let faults = std::mem::take(&mut request.faults);
         let (intent, payer) = shared.create_intent(request, account.as_deref(), wait);
-        let admitted = match &account {
-            None => Err(Refusal::UnknownAccount),
-            Some(account) => shared.admits_create(account, &intent, &payer, faults),
-        };
-        let (account, permit) = match (account, admitted) {
-            (Some(account), Ok(permit)) => (account, permit),
-            (_, Err(refusal)) => return shared.known_or(refusal, &intent, wait.until).await,
-            (None, Ok(_)) => unreachable!("an unknown account is not admitted"),
+        let admitted = shared.admits_create(account, &intent, &payer, faults);
+        let (account, permit) = match admitted {
+            Ok(admitted) => admitted,
+            Err(refusal) => return shared.known_or(refusal, &intent, wait.until).await,
         };
         let intent = Arc::new(intent);
         let (begun, begins) = oneshot::channel();
@@ -99,41 +95,22 @@ impl Shared {
     /// What depends on time, configuration or load.
     fn admits_create(
         &self,
-        account: &Account,
+        account: Option<Arc<Account>>,
         intent: &Intent,
         payer: &Payer,
         mut faults: Vec<Fault>,
-    ) -> Result<Permit, Refusal> {
+    ) -> Result<(Arc<Account>, Permit), Refusal> {
         self.takes_new_work()?;
-        if !account.connector.capabilities(intent.verb).supported {
-            let detail = format!(
-                "account {} does not support {}",
-                account.name,
-                intent.verb.as_str()
-            );
-            return Err(Refusal::Unsupported { detail });
+        let amount = (intent.verb != Verb::Verify).then_some(intent.amount);
+        let draft = Draft::of_payer(intent.verb, amount, payer);
+        faults.extend(account::faults(&self.accounts, &intent.account, &draft));
+        match account {
+            Some(account) if faults.is_empty() => {
+                let permit = self.admits(&account, intent)?;
+                Ok((account, permit))
+            }
+            _ => Err(Refusal::Invalid(faults)),
         }
-        faults.extend(
-            account
-                .connector
-                .check(&preview(intent, self.clock.now()), Some(payer)),
-        );
-        let currency = intent.amount.currency();
-        let pointer = "/amount/currency";
-        // A connector of one currency has named it already, and better.
-        if !account.currencies.contains(&currency)
-            && faults.iter().all(|fault| fault.pointer != pointer)
-        {
-            faults.push(Fault {
-                pointer: pointer.to_owned(),
-                code: "currency-not-supported",
-                detail: format!("account {} does not take {}", account.name, currency.code()),
-            });
-        }
-        if !faults.is_empty() {
-            return Err(Refusal::Invalid(faults));
-        }
-        self.admits(account, intent)
     }
 
     /// The last of the checks, since it takes a permit.
@@ -312,22 +289,3 @@ pub(super) fn answers(operation: &Operation, intent: &Intent) -> bool {
 
 /// How long past the caller's wait its task's report is awaited.
 const HEARING: Duration = Duration::from_millis(250);
-
-/// The operation as it would be recorded, for checks that need no record.
-fn preview(intent: &Intent, now: Timestamp) -> Subject {
-    Subject {
-        operation: intent.operation,
-        verb: intent.verb,
-        account: intent.account.clone(),
-        endpoint: intent.endpoint.clone(),
-        reference: intent.reference.clone(),
-        amount: intent.amount,
-        order_reference: intent.order_reference.clone(),
-        statement_descriptor: intent.statement_descriptor.clone(),
-        parent: UpstreamIds::default(),
-        parent_reference: None,
-        prepared: None,
-        sends: 0,
-        recorded_at: now,
-    }
-}

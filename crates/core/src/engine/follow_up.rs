@@ -9,9 +9,11 @@ use tracing::Instrument;
 
 use super::create::{Begun, answers, not_new};
 use super::{
-    Account, DEADLINE_SLACK, Engine, Outcome, Permission, Permit, Refusal, Shared, Wait, by,
+    Account, DEADLINE_SLACK, Engine, Outcome, Permission, Permit, Refusal, Shared, Wait, account,
+    by,
 };
-use crate::connector::{Capabilities, Fault, LookedUp, PrepareError, Prepared, Subject};
+use crate::connector::{Capabilities, LookedUp, PrepareError, Prepared, Subject};
+use crate::draft::Draft;
 use crate::idempotency::CanonicalForm;
 use crate::key::{Client, IdempotencyKey, PaymentId, UpstreamReference};
 use crate::money::Money;
@@ -63,7 +65,8 @@ impl Engine {
             Ok(None) => return shared.no_payment(&request).await,
             Err(_) => return Outcome::Refused(Refusal::LedgerUnavailable { asked: false }),
         };
-        let amount = request.amount.unwrap_or_else(|| whole(&payment));
+        let asked = request.amount;
+        let amount = asked.unwrap_or_else(|| whole(&payment));
         if let Err(detail) = (request.permission)(&payment.account, amount) {
             return Outcome::Refused(Refusal::Forbidden { detail });
         }
@@ -84,36 +87,21 @@ impl Engine {
             Ok(_) => {}
             Err(_) => return Outcome::Refused(Refusal::LedgerUnavailable { asked: false }),
         }
-        if amount.currency() != payment.currency {
-            let code = payment.currency.code();
-            return Outcome::Refused(Refusal::Invalid(vec![Fault {
-                pointer: "/amount/currency".to_owned(),
-                code: "currency-mismatch",
-                detail: format!("the payment is in {code}"),
-            }]));
-        }
-        let Some(account) = account else {
-            return Outcome::Refused(Refusal::UnknownAccount);
-        };
         if let Err(refusal) = shared.takes_new_work() {
             return Outcome::Refused(refusal);
         }
-        let capabilities = account.connector.capabilities(verb);
-        if !capabilities.supported {
-            let detail = format!(
-                "account {} does not support {}",
-                account.name,
-                verb.as_str()
-            );
-            return Outcome::Refused(Refusal::Unsupported { detail });
-        }
         // What the processor never takes is told before what this payment does not allow just now.
-        let faults = account
-            .connector
-            .check(&subject_of(&intent, &payment, amount), None);
-        if !faults.is_empty() {
-            return Outcome::Refused(Refusal::Invalid(faults));
+        let draft = Draft::of_follow_up(verb, asked);
+        let mut faults = account::faults(&shared.accounts, &payment.account, &draft);
+        if amount.currency() != payment.currency {
+            let detail = format!("the payment is in {}", payment.currency.code());
+            account::refuse_currency(&mut faults, "currency-mismatch", detail);
         }
+        let account = match account {
+            Some(account) if faults.is_empty() => account,
+            _ => return Outcome::Refused(Refusal::Invalid(faults)),
+        };
+        let capabilities = account.connector.capabilities(verb);
         let permit = match shared.admits(&account, &intent) {
             Ok(permit) => permit,
             Err(refusal) => return Outcome::Refused(refusal),

@@ -3,6 +3,7 @@
 //! Whatever moves money runs in a task of its own, with its permit moved in; a caller only waits for it. A caller may
 //! leave, a task may panic, the process may die: what was reached is in the ledger, and the resolver goes on from there.
 
+mod account;
 mod admission;
 mod cancel;
 mod create;
@@ -20,6 +21,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+pub use account::Account;
 pub use admission::{Admission, Permit};
 pub use cancel::{CancelOutcome, CancelProgress, Cancellation};
 pub use create::CreateRequest;
@@ -29,35 +31,21 @@ pub use waiters::Waiters;
 pub(crate) use send::Gate;
 
 use crate::clock::{Clock, Tick};
-use crate::connector::{Connector, Fault, NotSent};
+use crate::connector::{Fault, NotSent};
+use crate::draft::Draft;
 use crate::idempotency::FingerprintKeys;
 use crate::journal::{Journal, JournalError, JournalOptions};
 use crate::key::{AccountName, Client, IdempotencyKey, OperationId, PaymentId, ReplicaId};
 use crate::liveness::{Liveness, LivenessOptions};
 use crate::lock::Lock;
 use crate::metrics::Metrics;
-use crate::money::{Currency, Money};
+use crate::money::Money;
 use crate::operation::StateName;
 use crate::payment::PaymentStatus;
 use crate::randomness::Randomness;
 use crate::resolver::{Resolver, ResolverOptions};
 use crate::store::{Intent, Operation, Store, StoreError};
 use crate::task;
-
-/// One merchant account at one processor.
-#[derive(Debug)]
-pub struct Account {
-    pub name: AccountName,
-    pub connector: Arc<dyn Connector>,
-    /// The processor's base URL for new payments.
-    pub endpoint: String,
-    /// Currencies it takes.
-    pub currencies: Vec<Currency>,
-    /// Of one upstream call.
-    pub timeout: Duration,
-    /// From the last send until a late arrival is impossible.
-    pub late_arrival_horizon: Duration,
-}
 
 /// The figures of the engine. Each is a bound.
 #[derive(Clone, Debug)]
@@ -190,8 +178,7 @@ pub enum Refusal {
         detail: String,
     },
     NoPayment,
-    UnknownAccount,
-    /// The account's processor does not do this.
+    /// The account's processor does not do this to this payment.
     Unsupported {
         detail: String,
     },
@@ -271,6 +258,11 @@ impl Engine {
 
     pub fn account(&self, name: &AccountName) -> Option<&Arc<Account>> {
         self.shared.accounts.get(name)
+    }
+
+    /// What account and processor say against a request. An account that is not configured is a fault, too.
+    pub fn faults(&self, account: &AccountName, draft: &Draft<'_>) -> Vec<Fault> {
+        account::faults(&self.shared.accounts, account, draft)
     }
 
     pub fn accounts(&self) -> impl Iterator<Item = &Arc<Account>> {

@@ -108,7 +108,9 @@ fn walk(
 fn what_is_described_is_what_is_read() {
     let document = built();
     agree(&document, "CreatePaymentRequest", &|body| {
-        CreatePayment::parse(body).map(|_| ())
+        CreatePayment::parse(body)
+            .map(|_| ())
+            .map_err(|faulty| faulty.problem)
     });
     agree(&document, "FollowUpRequest", &|body| {
         AmountOnly::parse(body).map(|_| ())
@@ -117,7 +119,9 @@ fn what_is_described_is_what_is_read() {
         Void::parse(body).map(|_| ())
     });
     agree(&document, "VerificationRequest", &|body| {
-        Verification::parse(body).map(|_| ())
+        Verification::parse(body)
+            .map(|_| ())
+            .map_err(|faulty| faulty.problem)
     });
     agree(&document, "CancellationRequest", &|body| {
         Cancellation::parse(body).map(|_| ())

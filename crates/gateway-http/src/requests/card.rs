@@ -5,53 +5,50 @@ use gateway_core::idempotency::CanonicalForm;
 
 use crate::fields::{Field, Fields};
 
-pub(super) fn read(field: &Field<'_, '_, '_>) -> Option<CardSource> {
-    let mut card = field.object()?;
-    let source = match (card.has("number"), card.has("token")) {
+/// The card, and its expiry even where something else of it is at fault.
+pub(super) fn read(field: &Field<'_, '_, '_>) -> (Option<CardSource>, Option<Expiry>) {
+    let Some(mut card) = field.object() else {
+        return (None, None);
+    };
+    let read = match (card.has("number"), card.has("token")) {
         (true, false) => read_number(&mut card),
         (false, true) => read_token(&mut card),
         (false, false) => {
             field.refuse("required", "needs either `number` or `token`");
             leave_unread(&mut card);
-            None
+            (None, None)
         }
         (true, true) => {
             field.refuse("conflict", "takes either `number` or `token`, not both");
             leave_unread(&mut card);
-            None
+            (None, None)
         }
     };
     card.finish();
-    source
+    read
 }
 
-fn read_number(card: &mut Fields<'_, '_, '_>) -> Option<CardSource> {
+fn read_number(card: &mut Fields<'_, '_, '_>) -> (Option<CardSource>, Option<Expiry>) {
     let number = parsed(&card.required("number"), Pan::parse);
     let expiry = read_expiry(card);
     let cvv = parsed(&card.optional("cvv"), Cvv::parse);
     let holder = card.optional("holder").text(1..=100).map(Sensitive::new);
-    Some(CardSource::Pan {
-        number: number?,
+    let source = number.zip(expiry).map(|(number, expiry)| CardSource::Pan {
+        number,
         cvv,
-        expiry: expiry?,
+        expiry,
         holder,
-    })
+    });
+    (source, expiry)
 }
 
-fn read_token(card: &mut Fields<'_, '_, '_>) -> Option<CardSource> {
+fn read_token(card: &mut Fields<'_, '_, '_>) -> (Option<CardSource>, Option<Expiry>) {
     let token = parsed(&card.required("token"), CardToken::parse);
     let with_expiry = card.has("expiry_month") || card.has("expiry_year");
-    let expiry = if with_expiry {
-        Some(read_expiry(card)?)
-    } else {
-        None
-    };
+    let expiry = with_expiry.then(|| read_expiry(card)).flatten();
     let cvv = parsed(&card.optional("cvv"), Cvv::parse);
-    Some(CardSource::Token {
-        token: token?,
-        expiry,
-        cvv,
-    })
+    let source = token.map(|token| CardSource::Token { token, expiry, cvv });
+    (source, expiry)
 }
 
 fn read_expiry(card: &mut Fields<'_, '_, '_>) -> Option<Expiry> {

@@ -37,7 +37,7 @@ fn with(pointer: &str, value: &Value) -> Value {
 }
 
 fn parse(body: &Value) -> Result<CreatePayment, Vec<(String, String)>> {
-    CreatePayment::parse(body.to_string().as_bytes()).map_err(|problem| {
+    CreatePayment::parse(body.to_string().as_bytes()).map_err(|Faulty { problem, .. }| {
         let pair = |fault: &Fault| (fault.pointer.clone(), fault.code.to_string());
         problem.errors().iter().map(pair).collect()
     })
@@ -192,7 +192,9 @@ fn every_bad_value_is_named_by_its_pointer() {
 fn explicit_nulls_and_duplicates_are_refused() {
     let body = full().to_string();
     let null = body.replace(r#""capture":"automatic""#, r#""capture":null"#);
-    let problem = CreatePayment::parse(null.as_bytes()).expect_err("null");
+    let problem = CreatePayment::parse(null.as_bytes())
+        .expect_err("null")
+        .problem;
     assert_eq!(
         (
             problem.errors()[0].pointer.as_str(),
@@ -201,7 +203,9 @@ fn explicit_nulls_and_duplicates_are_refused() {
         ("/capture", "null")
     );
     let twice = body.replace(r#""value":150000"#, r#""value":150000,"value":1"#);
-    let problem = CreatePayment::parse(twice.as_bytes()).expect_err("twice");
+    let problem = CreatePayment::parse(twice.as_bytes())
+        .expect_err("twice")
+        .problem;
     assert_eq!(problem.errors()[0].pointer, "/amount/value");
     assert_eq!(problem.errors()[0].code, "duplicate-field");
 }
@@ -221,6 +225,46 @@ fn all_faults_come_at_once() {
             "/card",
             "/surprise"
         ]
+    );
+}
+
+/// Whatever one fault does not touch can still be checked by account, processor and clock.
+#[test]
+fn what_has_no_fault_is_legible() {
+    let legible = |pointer: &str, value: Value| {
+        let body = with(pointer, &value).to_string();
+        let refused = CreatePayment::parse(body.as_bytes()).expect_err(pointer);
+        *refused.legible.expect("an object")
+    };
+    let late = Timestamp::parse("2031-01-02T00:00:00Z").expect("an instant");
+    let whole = legible("/surprise", json!(1));
+    let draft = whole.draft();
+    assert_eq!(
+        whole.account.as_ref().map(AccountName::as_str),
+        Some("acme-us")
+    );
+    assert_eq!((draft.verb, draft.value), (Some(Verb::Sale), Some(150_000)));
+    assert_eq!(draft.currency, Currency::parse("USD").ok());
+    assert!(draft.customer.is_some() && whole.faults_at(late).len() == 1);
+    assert_eq!(draft.risk.map(Map::len), Some(3));
+    assert_eq!(draft.upstream.map(Map::len), Some(1));
+
+    assert_eq!(legible("/capture", json!("later")).draft().verb, None);
+    let draft = |legible: &Legible| (legible.draft().value, legible.draft().currency);
+    let no_value = legible("/amount/value", json!(0));
+    assert_eq!(draft(&no_value), (None, Currency::parse("USD").ok()));
+    let no_currency = legible("/amount/currency", json!("XYZ"));
+    assert_eq!(draft(&no_currency), (Some(150_000), None));
+    let no_number = legible("/card/number", json!("1"));
+    assert_eq!(no_number.faults_at(late).len(), 1);
+    let no_month = legible("/card/expiry_month", json!(13));
+    assert!(no_month.faults_at(late).is_empty());
+    assert!(legible("/risk", json!([])).draft().risk.is_none());
+    assert!(
+        CreatePayment::parse(b"[]")
+            .expect_err("a list")
+            .legible
+            .is_none()
     );
 }
 
@@ -286,8 +330,8 @@ fn no_fault_repeats_a_value() {
         with("/capture", &"4012000098765439".into()),
     ];
     for body in bodies {
-        let problem = CreatePayment::parse(body.to_string().as_bytes()).expect_err("refused");
-        let text = String::from_utf8(problem.to_bytes()).expect("UTF-8");
+        let refused = CreatePayment::parse(body.to_string().as_bytes()).expect_err("refused");
+        let text = String::from_utf8(refused.problem.to_bytes()).expect("UTF-8");
         assert!(!text.contains("4012"), "{text}");
     }
 }

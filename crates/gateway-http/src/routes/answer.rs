@@ -232,19 +232,12 @@ fn refused(refusal: Refusal) -> Problem {
         }
         Refusal::NothingLeft { detail } => Problem::new(Kind::InvalidState, detail),
         Refusal::NoPayment => Problem::new(Kind::NotFound, "there is no such payment").retry(Retry::Never),
-        Refusal::UnknownAccount => {
-            let fault = problem::Fault::new("/account", "unknown-account", "names no configured account");
-            Problem::invalid(vec![fault]).money_moved(MoneyMoved::No)
-        }
         Refusal::Unsupported { detail } => {
             Problem::invalid(vec![problem::Fault::new("", "unsupported", detail)]).money_moved(MoneyMoved::No)
         }
         Refusal::Forbidden { detail } => forbidden(detail),
         Refusal::Invalid(faults) => {
-            let fault = |fault: gateway_core::connector::Fault| {
-                problem::Fault::new(fault.pointer, fault.code, fault.detail)
-            };
-            Problem::invalid(faults.into_iter().map(fault).collect()).money_moved(MoneyMoved::No)
+            Problem::invalid(faults.into_iter().map(problem::Fault::from).collect()).money_moved(MoneyMoved::No)
         }
         Refusal::Overloaded => Problem::new(Kind::Overloaded, "all places for running payments are taken")
             .money_moved(MoneyMoved::No)

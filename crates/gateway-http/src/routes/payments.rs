@@ -20,7 +20,7 @@ use crate::app::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::{Query, idempotency_key, json_body, request_timeout};
 use crate::problem::{Fault, Kind, Problem};
-use crate::requests::CreatePayment;
+use crate::requests::{CreatePayment, Faulty};
 use crate::schema::{CreatePaymentBody, PaymentListDocument};
 
 const PAGE_DEFAULT: u32 = 50;
@@ -40,7 +40,8 @@ pub async fn create(
     let key = idempotency_key(&headers)?;
     let wait = request_timeout(&headers, app.request_timeout_max)?;
     let body = json_body(&headers, body, app.body_limits).await?;
-    let payment = CreatePayment::parse(&body)?;
+    let payment =
+        CreatePayment::parse(&body).map_err(|faulty| every_fault(&app, &caller, faulty))?;
     drop(body);
     caller.require_account(payment.account.as_str())?;
     caller.require_amount(payment.amount.currency().code(), payment.amount.minor())?;
@@ -69,6 +70,23 @@ pub async fn create(
     };
     let outcome = app.engine.create(request).await;
     Ok(answer(&app, outcome).await)
+}
+
+/// The faults of a request that cannot be taken, and what account, processor and clock say against the rest of it.
+pub(super) fn every_fault(app: &App, caller: &Caller, faulty: Faulty) -> Problem {
+    let Faulty { problem, legible } = faulty;
+    let Some(legible) = legible else {
+        return problem;
+    };
+    let mut faults = problem.errors().to_vec();
+    faults.extend(legible.faults_at(app.clock.now()));
+    // Of an account that the token does not cover nothing is told.
+    let account = legible.account.as_ref();
+    if let Some(account) = account.filter(|account| caller.covers(account.as_str())) {
+        let found = app.engine.faults(account, &legible.draft());
+        faults.extend(found.into_iter().map(Fault::from));
+    }
+    problem.errors_are(faults)
 }
 
 /// A fault of the edge, for the engine to tell or to withhold.

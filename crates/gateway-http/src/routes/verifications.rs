@@ -10,7 +10,7 @@ use http::HeaderMap;
 
 use super::answer::answer;
 use super::documents::VerificationDocument;
-use super::payments::for_engine;
+use super::payments::{every_fault, for_engine};
 use crate::app::App;
 use crate::auth::Scope;
 use crate::extract::{idempotency_key, json_body, request_timeout};
@@ -32,7 +32,8 @@ pub async fn create(
     let key = idempotency_key(&headers)?;
     let wait = request_timeout(&headers, app.request_timeout_max)?;
     let body = json_body(&headers, body, app.body_limits).await?;
-    let verification = Verification::parse(&body)?;
+    let verification =
+        Verification::parse(&body).map_err(|faulty| every_fault(&app, &caller, faulty))?;
     drop(body);
     caller.require_account(verification.account.as_str())?;
     // An account that is no longer configured has no currency; the engine refuses it, unless the key is known.

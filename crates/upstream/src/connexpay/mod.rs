@@ -39,6 +39,7 @@ use gateway_core::connector::{
     LookUp, LookedUp, NotSent, Payer, PrepareError, Prepared, Repeat, ReversalForm, SendGate,
     Subject, Undo, UndoBy, Undone, Verdict, WhenFound,
 };
+use gateway_core::draft::Draft;
 use gateway_core::money::{Currency, Money};
 use gateway_core::operation::Verb;
 use gateway_core::token::TokenKeeper;
@@ -415,8 +416,8 @@ impl<W: Transport> Connector for ConnexPay<W> {
         }
     }
 
-    fn check(&self, subject: &Subject, payer: Option<&Payer>) -> Vec<Fault> {
-        requests::check(&self.config, subject, payer)
+    fn check(&self, draft: &Draft<'_>) -> Vec<Fault> {
+        requests::check(&self.config, draft)
     }
 
     async fn prepare(&self, subject: &Subject) -> Result<Prepared, PrepareError> {

@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use gateway_core::card::{CardSource, Sensitive};
 use gateway_core::connector::{Customer, Fault, Payer, Subject};
+use gateway_core::draft::Draft;
 use gateway_core::echo::pointer_to;
 use gateway_core::key::UpstreamReference;
 use gateway_core::operation::Verb;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::amount::Major;
 use super::answers::Shape;
@@ -284,30 +285,29 @@ fn is_letters(text: &str, length: std::ops::RangeInclusive<usize>) -> bool {
 }
 
 /// Everything that this processor would refuse, at once.
-pub(super) fn check(
-    config: &ConnexPayConfig,
-    subject: &Subject,
-    payer: Option<&Payer>,
-) -> Vec<Fault> {
+pub(super) fn check(config: &ConnexPayConfig, draft: &Draft<'_>) -> Vec<Fault> {
     let mut faults = Vec::new();
-    let moves_money = matches!(
-        subject.verb,
-        Verb::Sale | Verb::Authorize | Verb::Capture | Verb::Refund
-    );
-    if moves_money && subject.amount.currency() != config.currency {
+    let moves_money = draft
+        .verb
+        .is_none_or(|verb| verb.is_create() || matches!(verb, Verb::Capture | Verb::Refund));
+    if moves_money
+        && draft
+            .currency
+            .is_some_and(|currency| currency != config.currency)
+    {
         let detail = format!("this account is charged in {}", config.currency);
         faults.push(fault("/amount/currency", "invalid", detail));
     }
-    if moves_money && !(AMOUNT_MIN..=AMOUNT_MAX).contains(&subject.amount.minor()) {
+    let fits = |value: i64| (AMOUNT_MIN..=AMOUNT_MAX).contains(&value);
+    if moves_money && draft.value.is_some_and(|value| !fits(value)) {
         faults.push(fault(
             "/amount/value",
             "out-of-range",
             "this processor takes 50 to 99999999 minor units",
         ));
     }
-    let Some(payer) = payer else { return faults };
-    let create = subject.verb.is_create();
-    for (name, value) in &payer.upstream {
+    let create = draft.verb.is_none_or(Verb::is_create);
+    for (name, value) in draft.upstream.into_iter().flatten() {
         let pointer = pointer_to("/upstream", name);
         match (name.as_str(), value) {
             ("expected_payments", Value::Null) if create => {}
@@ -327,16 +327,20 @@ pub(super) fn check(
             )),
         }
     }
+    let risk = draft.risk.into_iter();
     if create {
-        faults.extend(risk::check(&payer.risk, subject.verb == Verb::Sale));
+        let required = draft.verb == Some(Verb::Sale);
+        faults.extend(risk.flat_map(|risk| risk::check(risk, required)));
     } else {
-        let unused = payer.risk.keys().map(|name| pointer_to("/risk", name));
+        let unused = risk
+            .flat_map(Map::keys)
+            .map(|name| pointer_to("/risk", name));
         faults.extend(
             unused
                 .map(|pointer| fault(pointer, "unknown-field", "a card check takes no risk data")),
         );
     }
-    if let Some(customer) = &payer.customer {
+    if let Some(customer) = draft.customer {
         check_customer(customer, &mut faults);
     }
     faults

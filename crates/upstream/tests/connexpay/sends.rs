@@ -7,11 +7,12 @@ use gateway_core::card::{CardSource, CardToken};
 use gateway_core::connector::{
     AlwaysOpen, Connector, DeclineClass, NotSent, Payer, UnknownReason, Verdict,
 };
+use gateway_core::draft::Draft;
 use gateway_core::operation::Verb;
 use serde_json::json;
 
 use crate::world::{
-    AUTH, DEVICE, Gate, PAN, REFERENCE, Reply, SALE, Seen, World, error, ok, payer, prepared,
+    AUTH, DEVICE, Gate, PAN, REFERENCE, Reply, SALE, Seen, World, error, ok, payer, prepared, usd,
 };
 
 const DENIED: &str = "Authorization has been denied for this request.";
@@ -489,9 +490,9 @@ async fn a_decline_is_final_and_says_why() {
 async fn what_this_processor_would_refuse_is_refused_at_once() {
     let world = World::new(|_| Reply::Empty(404)).await;
     let faults = |verb, minor, payer: &Payer| {
-        let found = world
-            .connector
-            .check(&world.subject(verb, minor), Some(payer));
+        let amount = (verb != Verb::Verify).then(|| usd(minor));
+        let draft = Draft::of_payer(verb, amount, payer);
+        let found = world.connector.check(&draft);
         found
             .into_iter()
             .map(|fault| (fault.pointer, fault.code))
