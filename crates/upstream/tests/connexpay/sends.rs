@@ -281,6 +281,20 @@ async fn a_proven_401_is_repeated_once_with_another_token() {
     );
 }
 
+/// A share of the timeout must be left for it, not a span: an account with a short one is no worse off.
+#[tokio::test]
+async fn a_proven_401_is_repeated_within_a_short_timeout() {
+    let world = World::with(|config| config.timeout = Duration::from_secs(1), expired).await;
+    let subject = world.subject(Verb::Sale, 150_000);
+    let gate = Gate::open_for(2);
+    let answer = world
+        .connector
+        .execute(&subject, Some(&payer()), &gate)
+        .await;
+    assert!(matches!(answer.verdict, Verdict::Approved(_)), "{answer:?}");
+    assert_eq!(world.calls(), ["POST /sales", "POST /sales"]);
+}
+
 #[tokio::test]
 async fn the_gate_has_the_last_word_on_the_repeat() {
     let world = World::new(expired).await;
