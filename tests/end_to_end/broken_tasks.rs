@@ -6,8 +6,9 @@ use std::time::Duration;
 use gateway_core::operation::StateName;
 use gateway_core::store::EventKind;
 use sandbox::simulators::connexpay::{EntryKind, verb};
-use sandbox::stack::{self, TcpProxy};
-use sandbox::world::{Around, Hook, Records, Running, World, amount, sale};
+use sandbox::simulators::{Fault, Kind};
+use sandbox::stack::{self, TcpProxy, eventually};
+use sandbox::world::{Around, Caller, Hook, Records, Running, World, amount, sale};
 
 /// Deadline, horizon, and a slow machine.
 const ENOUGH: Duration = Duration::from_mins(1);
@@ -204,6 +205,77 @@ async fn a_lost_acknowledgement_of_the_settlement_enters_it_once() {
         2,
         "one of them warmed up"
     );
+}
+
+/// A reversal is written down and counted, and the acknowledgement is lost: it is sent all the same, and counted once. A
+/// return that counted as sent and never was would wait for a person.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_acknowledgement_of_a_reversal_counts_and_sends_it_once() {
+    for (is_settled, form) in [(false, verb::VOID), (true, verb::RETURN)] {
+        let mut world = World::new().await;
+        // Only a cancellation wakes the resolver, so that nobody but the reversal commits anything.
+        world.config.scan_every = "1m".to_owned();
+        let test = Proxied::of(world).await;
+        let shop = test.world.caller(&test.gateway.url);
+        shop.pay_surely("k", &sale(10_00)).await;
+        let connexpay = test.world.simulators.connexpay();
+        if is_settled {
+            connexpay.settle().expect("a closed batch");
+        }
+        // With this begins the key of a reversal, and of nothing else.
+        let claim = stack::Moment::BeforeRequest;
+        let claim = test.proxy.hold_at(claim, "\u{21a9}".as_bytes());
+        shop.cancel("k").await.expect(201);
+        claim.sprung().await;
+        let moment = stack::Moment::after_commit();
+        let cut = test.proxy.cut_at(moment, b"COMMIT");
+        claim.release();
+        cut.sprung().await;
+
+        until_undone(&shop, "k").await;
+        let counted = "select sum(sends) from operation where verb = 'reversal'";
+        assert_eq!(test.world.count_sql(counted).await, 1, "{form}");
+        assert_eq!(connexpay.request_count_of(form), 1, "{form}");
+        test.world.settle_and_audit(ENOUGH).await;
+        assert_eq!(connexpay.books().net(), 1_00, "what warmed up");
+    }
+}
+
+/// A return provably did not leave, and the ledger goes away before that is written: it is told again, and the return is
+/// sent later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_return_that_never_left_is_sent_though_the_ledger_missed_it() {
+    let mut world = World::new().await;
+    world.config.trust_429 = true;
+    let test = Proxied::of(world).await;
+    let shop = test.world.caller(&test.gateway.url);
+    shop.pay_surely("k", &sale(10_00)).await;
+    let connexpay = test.world.simulators.connexpay();
+    let faults = vec![
+        Fault::on(Kind::Http500, verb::VOID),
+        Fault::on(Kind::Http429, verb::RETURN).first(1),
+    ];
+    connexpay.set_faults(faults, 7).await.expect("in force");
+    let lost = stack::Moment::BeforeRequest;
+    let lost = test.proxy.cut_at(lost, b"did not leave");
+    shop.cancel("k").await.expect(201);
+    let voided = connexpay.wait_for_requests(1, |record| record.verb == verb::VOID);
+    voided.await.expect("a void without effect");
+    connexpay.settle().expect("a closed batch");
+
+    until_undone(&shop, "k").await;
+    assert!(lost.has_sprung());
+    assert_eq!(connexpay.request_count_of(verb::RETURN), 2);
+    test.world.settle_and_audit(ENOUGH).await;
+    assert_eq!(connexpay.books().net(), 1_00, "what warmed up");
+}
+
+async fn until_undone(shop: &Caller, key: &str) {
+    let done = eventually(ENOUGH, "the cancellation to be done", async || {
+        let reply = shop.cancel(key).await;
+        (reply.body["state"] == "done").then_some(())
+    });
+    done.await.unwrap_or_else(|error| panic!("{error:?}"));
 }
 
 /// Commit 1 is written, its acknowledgement is lost, and the process never asks again, because it is killed: another one

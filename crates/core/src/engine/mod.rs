@@ -84,7 +84,7 @@ impl Default for EngineOptions {
 /// not say how long they wait, too.
 pub const DEADLINE_SLACK: Duration = Duration::from_secs(5);
 /// Between two tries to write what is held here while the ledger is away.
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// What the engine is made of. Clock, randomness, store, lock and connectors are handed in.
 #[derive(Debug)]

@@ -1,11 +1,19 @@
 //! Undoing: the reversal is written down and counted, then sent, then ended.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::check::{Checking, Stop};
 use crate::connector::{Approval, ReversalForm, Standing, Undone, UpstreamIds};
-use crate::engine::Gate;
+use crate::engine::{Gate, PAUSE_MAX};
 use crate::key::UpstreamReference;
 use crate::operation::{Failure, Reserved, State, StateName};
-use crate::store::{Operation, ReversalBegun, ReversalIntent};
+use crate::store::{Operation, ReversalBegun, ReversalIntent, StoreError};
+
+/// How long the ledger is asked whether it wrote what it did not acknowledge: longer than a failover takes. Past it the
+/// check ends, and what is counted counts as sent, as after a crash.
+const TOLD_WITHIN: Duration = Duration::from_mins(5);
 
 impl Checking<'_> {
     pub(super) async fn undo(
@@ -38,7 +46,10 @@ impl Checking<'_> {
             form: form.clone(),
             reserve,
         };
-        let reversal = match shared.store.begin_reversal(&wanted).await? {
+        // In the same words each time: the ledger knows them again, where new ones would be another send. What was
+        // counted and then took too long the gate stops, and the count is taken back.
+        let begun = until_told(Asked::Nothing, || shared.store.begin_reversal(&wanted)).await?;
+        let reversal = match begun {
             ReversalBegun::Send { reversal, of } => {
                 self.operation = *of;
                 *reversal
@@ -78,10 +89,12 @@ impl Checking<'_> {
                 let settlement = reversal.settlement(to, "reversal_not_sent", &[], None);
                 shared.settle_surely(settlement).await;
             } else {
-                shared
-                    .store
-                    .uncount_send(reversal.id, reversal.epoch)
-                    .await?;
+                // The proof is held here alone. Asked again, the ledger says no more than that the epoch moved.
+                let (id, epoch) = (reversal.id, reversal.epoch);
+                until_told(Asked::MustBeWritten, || {
+                    shared.store.uncount_send(id, epoch)
+                })
+                .await?;
             }
         }
         Ok(Attempt::Outcome(undo.outcome, reversal))
@@ -133,6 +146,41 @@ impl Checking<'_> {
                 .await;
         }
         Ok(())
+    }
+}
+
+/// What is known of a write before it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// Given up where the ledger cannot be reached: the next check asks anew.
+    Nothing,
+    /// Nobody else would ask for it.
+    MustBeWritten,
+}
+
+/// Asks for a write until the ledger tells what became of it. It must be one that is recognised when it is repeated.
+async fn until_told<T, F>(asked: Asked, write: impl Fn() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let until = Instant::now() + TOLD_WITHIN;
+    let mut pause = Duration::from_millis(20);
+    let mut may_be_written = asked == Asked::MustBeWritten;
+    loop {
+        let error = match write().await {
+            Ok(told) => return Ok(told),
+            Err(error) => error,
+        };
+        may_be_written |= matches!(error, StoreError::Unavailable(_));
+        let passes = matches!(
+            error,
+            StoreError::Unavailable(_) | StoreError::Unreachable(_) | StoreError::Contended(_)
+        );
+        if !may_be_written || !passes || Instant::now() >= until {
+            return Err(error);
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 
