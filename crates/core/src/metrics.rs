@@ -123,12 +123,12 @@ impl Metrics {
         );
         registry.register(
             "payment_money_at_risk",
-            "Minor units whose fate is open, by state",
+            "Minor units whose fate is open, by state; approved: cancelled, and not undone yet",
             self.at_risk.clone(),
         );
         registry.register(
             "payment_open_operations",
-            "Operations whose fate is open, by state",
+            "Operations whose fate is open, by state; approved: cancelled, and not undone yet",
             self.open_operations.clone(),
         );
     }

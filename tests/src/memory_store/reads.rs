@@ -7,7 +7,7 @@ use gateway_core::clock::Timestamp;
 use gateway_core::connector::{Control, UpstreamIds};
 use gateway_core::key::{AccountName, OperationId, PaymentId};
 use gateway_core::operation::{StateName, Verb};
-use gateway_core::payment::Payment;
+use gateway_core::payment::{Payment, PaymentStatus};
 use gateway_core::store::rules::{Held, Parent};
 use gateway_core::store::{
     AtRisk, CONTROL_AMONG, Event, EventKind, EventQuery, Operation, PaymentQuery,
@@ -134,14 +134,9 @@ impl Tables {
         let mut found: BTreeMap<_, AtRisk> = BTreeMap::new();
         for row in self.operations() {
             let operation = &row.operation;
-            let state = operation.state.name();
-            let open = matches!(
-                state,
-                StateName::Recorded | StateName::Unknown | StateName::Parked
-            );
-            if !open || operation.due_at.is_none() {
+            let Some((state, minor)) = self.risk(operation) else {
                 continue;
-            }
+            };
             let currency = operation.amount.currency();
             // As text, as a database sorts them.
             let place = (operation.account.clone(), currency.code(), state.as_str());
@@ -153,9 +148,42 @@ impl Tables {
                 minor: 0,
             });
             risk.operations += 1;
-            risk.minor = risk.minor.saturating_add(operation.amount.minor());
+            risk.minor = risk.minor.saturating_add(minor);
         }
         found.into_values().collect()
+    }
+
+    /// The state and the amount under which an operation is at risk. Of a cancelled approval that is what still stands, but
+    /// for what its open follow-ups hold, and its reversal, once one is open, tells the state.
+    fn risk(&self, operation: &Operation) -> Option<(StateName, i64)> {
+        operation.due_at?;
+        let open = |state: &StateName| {
+            matches!(
+                state,
+                StateName::Recorded | StateName::Unknown | StateName::Parked
+            )
+        };
+        let state = operation.state.name();
+        if open(&state) {
+            return Some((state, operation.amount.minor()));
+        }
+        let payment = self.payment(operation.payment?)?;
+        let is_over = matches!(
+            payment.status,
+            PaymentStatus::Voided | PaymentStatus::Reversed | PaymentStatus::Refunded
+        );
+        if state != StateName::Approved || is_over {
+            return None;
+        }
+        let reversal = self.by_reversed(operation.id).map(|row| &row.operation);
+        let own = reversal.map(|reversal| reversal.reserved);
+        let own = own.unwrap_or_default();
+        let others = payment.capture_reserved - own.capture + payment.refund_reserved - own.refund;
+        let of_reversal = reversal.map(|reversal| reversal.state.name());
+        Some((
+            of_reversal.filter(open).unwrap_or(state),
+            payment.authorized - payment.refunded - others,
+        ))
     }
 }
 

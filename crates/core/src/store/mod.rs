@@ -148,8 +148,8 @@ pub trait Store: Send + Sync + fmt::Debug {
         verb: Verb,
         except: OperationId,
     ) -> Result<Option<Control>, StoreError>;
-    /// Ends an Unknown or Parked operation by a person's decision: same rules, with who and why in the event.
-    /// (Uses [`Store::settle`] with the operation's current epoch.)
+    /// The money of whatever is due: of open operations, and of approved payments whose cancellation is not done. Each
+    /// amount counts once, whoever else names it.
     async fn at_risk(&self) -> Result<Vec<AtRisk>, StoreError>;
 
     /// Refuses a store that would forget: durability settings, schema version. One sentence per fault.
@@ -576,7 +576,8 @@ impl EventKind {
     }
 }
 
-/// Money whose fate is open, per account, currency and state.
+/// Money whose fate is open, per account, currency and state. For a cancelled payment that still stands the state is its
+/// reversal's, and `Approved` until that is begun.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AtRisk {
     pub account: AccountName,

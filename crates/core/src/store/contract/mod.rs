@@ -89,6 +89,7 @@ macro_rules! store_contract {
             a_send_is_counted_and_moves_the_horizon
             a_token_is_replaced_only_by_who_knows_it
             at_risk_adds_up_what_is_open
+            at_risk_counts_what_is_to_be_undone_once
 
             operations_and_payments_are_read_back
             ended_names_only_what_ended

@@ -5,14 +5,15 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::fixture::{
-    Ledger, account, approved, begin, charged, end, follow_up, payment_of, read, replica, sale,
-    settle_one, settlement, unknown, usd,
+    Ledger, account, approved, begin, charged, end, follow_up, not_sent, payment_of, read, replica,
+    reversal, sale, settle_one, settlement, unknown, usd, wish,
 };
 use crate::clock::Timestamp;
+use crate::connector::{ReversalForm, UpstreamIds};
 use crate::key::OperationId;
-use crate::operation::{StateName, Verb};
+use crate::operation::{ParkedReason, Reserved, State, StateName, Verb};
 use crate::payment::PaymentStatus;
-use crate::store::{AtRisk, Check, EventKind, Intent, Operation, TokenRow};
+use crate::store::{AtRisk, Check, EventKind, Intent, Operation, ReversalBegun, TokenRow};
 
 pub async fn heartbeats_count_up_and_show_the_others(store: Ledger) {
     let (a, b) = (replica(), replica());
@@ -344,13 +345,6 @@ pub async fn at_risk_adds_up_what_is_open(store: Ledger) {
     lost(&store, "k2", Duration::ZERO).await;
     begin(&store, sale("k3", 500)).await;
     charged(&store, "k4", 9_000).await;
-    let risk = |state, operations, minor| AtRisk {
-        account: account(),
-        currency: usd(0).currency(),
-        state,
-        operations,
-        minor,
-    };
     let found = store.at_risk().await.expect("readable");
     assert_eq!(
         found,
@@ -359,4 +353,72 @@ pub async fn at_risk_adds_up_what_is_open(store: Ledger) {
             risk(StateName::Unknown, 2, 2_000)
         ]
     );
+}
+
+fn risk(state: StateName, operations: i64, minor: i64) -> AtRisk {
+    AtRisk {
+        account: account(),
+        currency: usd(0).currency(),
+        state,
+        operations,
+        minor,
+    }
+}
+
+pub async fn at_risk_counts_what_is_to_be_undone_once(store: Ledger) {
+    let found = async || store.at_risk().await.expect("readable");
+    let sold = charged(&store, "k", 1_000).await;
+    let payment = payment_of(&store, &sold).await;
+    let refund = begin(&store, follow_up("r", Verb::Refund, 300, &payment)).await;
+    let refund = end(&store, &refund, unknown()).await;
+    assert_eq!(found().await, [risk(StateName::Unknown, 1, 300)]);
+
+    // To be undone: all of it but what the refund counts.
+    store.cancel(&wish("k")).await.expect("recorded");
+    let both = [
+        risk(StateName::Approved, 1, 700),
+        risk(StateName::Unknown, 1, 300),
+    ];
+    assert_eq!(found().await, both);
+    end(&store, &refund, approved(300)).await;
+    assert_eq!(found().await, [risk(StateName::Approved, 1, 700)]);
+
+    // Then under the state of its reversal, whatever form that takes.
+    let reserve = Some(Reserved {
+        capture: 0,
+        refund: 700,
+    });
+    let void = ReversalForm::Void {
+        ids: UpstreamIds::default(),
+    };
+    let again = async |form: &ReversalForm| {
+        let of = read(&store, sold.id).await;
+        let wanted = reversal(&of, form.clone(), reserve);
+        let begun = store.begin_reversal(&wanted).await.expect("recorded");
+        let ReversalBegun::Send { reversal, .. } = begun else {
+            panic!("{begun:?}")
+        };
+        *reversal
+    };
+    let sent = again(&void).await;
+    assert_eq!(found().await, [risk(StateName::Recorded, 1, 700)]);
+    end(&store, &sent, not_sent()).await;
+    assert_eq!(found().await, [risk(StateName::Approved, 1, 700)]);
+    let sent = again(&void).await;
+    let open = end(&store, &sent, unknown()).await;
+    assert_eq!(found().await, [risk(StateName::Unknown, 1, 700)]);
+    let detail = "refused".to_owned();
+    let parked = State::Parked {
+        parked: ParkedReason::ReversalFailed { detail },
+    };
+    let open = end(&store, &open, parked).await;
+    assert_eq!(found().await, [risk(StateName::Parked, 1, 700)]);
+    end(&store, &open, approved(700)).await;
+    assert_eq!(found().await, []);
+
+    // What is unknown itself is counted itself, and its reversal is not.
+    let lost = lost(&store, "lost", Duration::ZERO).await;
+    let wanted = reversal(&lost, ReversalForm::ByReference, None);
+    store.begin_reversal(&wanted).await.expect("recorded");
+    assert_eq!(found().await, [risk(StateName::Unknown, 1, 1_000)]);
 }

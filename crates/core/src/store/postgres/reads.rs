@@ -255,12 +255,24 @@ pub(super) async fn control(
     }))
 }
 
+/// Of a cancelled approval what still stands, but for what its open follow-ups hold: they count that themselves. Its
+/// reversal, once one is open, tells the state. Other reversals belong to an operation that is counted.
 pub(super) async fn at_risk(lane: &Lane) -> Result<Vec<AtRisk>, StoreError> {
     let query = sqlx::query(
-        "select o.account, o.currency, o.state, count(*) as operations, sum(o.amount)::bigint as minor
-         from due d join operation o on o.id = d.operation and o.owner = d.owner and o.due_at = d.due_at
-         where o.state in ('recorded', 'unknown', 'parked')
-         group by o.account, o.currency, o.state order by o.account, o.currency, o.state",
+        "select account, currency, state, count(*) as operations, sum(minor)::bigint as minor from (
+             select o.account, o.currency,
+                 case when r.state in ('recorded', 'unknown', 'parked') then r.state else o.state end as state,
+                 case when o.state = 'approved' then p.authorized - p.refunded
+                         - (p.capture_reserved - coalesce(r.capture_reserved, 0))
+                         - (p.refund_reserved - coalesce(r.refund_reserved, 0))
+                     else o.amount end as minor
+             from due d
+             join operation o on o.id = d.operation and o.owner = d.owner and o.due_at = d.due_at
+             left join payment p on p.id = o.payment and o.state = 'approved'
+             left join operation r on r.reverses = o.id and o.state = 'approved'
+             where o.state in ('recorded', 'unknown', 'parked')
+                 or (o.state = 'approved' and p.status not in ('voided', 'reversed', 'refunded'))) open
+         group by account, currency, state order by account, currency, state",
     );
     let rows = rows(lane, query).await?;
     rows.iter().map(row::at_risk).collect()

@@ -254,10 +254,22 @@ pub(super) async fn control(
     }))
 }
 
+/// Of a cancelled approval what still stands, but for what its open follow-ups hold: they count that themselves. Its
+/// reversal, once one is open, tells the state. Other reversals belong to an operation that is counted.
 pub(super) async fn at_risk(pool: &SqlitePool) -> Result<Vec<AtRisk>, StoreError> {
     let query = sqlx::query(
-        "select account, currency, state, count(*) as operations, sum(amount) as minor from operation
-         where due_at is not null and state in ('recorded', 'unknown', 'parked')
+        "select account, currency, state, count(*) as operations, sum(minor) as minor from (
+             select o.account, o.currency,
+                 case when r.state in ('recorded', 'unknown', 'parked') then r.state else o.state end as state,
+                 case when o.state = 'approved' then p.authorized - p.refunded
+                         - (p.capture_reserved - coalesce(r.capture_reserved, 0))
+                         - (p.refund_reserved - coalesce(r.refund_reserved, 0))
+                     else o.amount end as minor
+             from operation o
+             left join payment p on p.id = o.payment and o.state = 'approved'
+             left join operation r on r.reverses = o.id and o.state = 'approved'
+             where o.due_at is not null and (o.state in ('recorded', 'unknown', 'parked')
+                 or (o.state = 'approved' and p.status not in ('voided', 'reversed', 'refunded'))))
          group by account, currency, state order by account, currency, state",
     );
     let rows = rows(pool, query).await?;
