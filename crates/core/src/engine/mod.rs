@@ -337,7 +337,7 @@ impl Engine {
         }
     }
 
-    fn stop_background(&self) {
+    pub(crate) fn stop_background(&self) {
         self.background.iter().for_each(AbortHandle::abort);
     }
 }

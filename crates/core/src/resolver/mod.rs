@@ -12,6 +12,8 @@ mod create;
 mod follow_up;
 mod scan;
 mod schedule;
+#[cfg(test)]
+mod tests;
 mod undo;
 
 pub(crate) use scan::Resolver;

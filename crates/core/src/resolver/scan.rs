@@ -65,7 +65,7 @@ impl Resolver {
         }
     }
 
-    async fn scan(&self) -> Result<(), StoreError> {
+    pub(super) async fn scan(&self) -> Result<(), StoreError> {
         self.adopt().await?;
         for operation in self
             .shared

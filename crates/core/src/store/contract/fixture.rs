@@ -64,7 +64,7 @@ pub fn reference(key: &str) -> UpstreamReference {
     UpstreamReference::from_stored(&letters.take(UpstreamReference::LENGTH).collect::<String>())
 }
 
-fn keys() -> Arc<FingerprintKeys> {
+pub fn keys() -> Arc<FingerprintKeys> {
     let secret = SecretString::from("00".repeat(32));
     Arc::new(FingerprintKeys::parse(&secret, &[]).expect("32 bytes in hexadecimal"))
 }
