@@ -62,11 +62,15 @@ impl Checking<'_> {
         }
     }
 
-    /// A cancelled approval still stands. Asked on; past its reversal's horizon a person is told.
+    /// A cancelled approval still stands. Asked on; once its reversal was tried for as long as the horizon a person is told.
+    /// Counted from its first send: a void is repeated at each check, and each has a horizon of its own.
     async fn not_undone(&mut self, reason: &'static str) -> Result<(), Stop> {
         let reversal = self.shared.store.reversal_of(self.operation.id).await?;
         match reversal {
-            Some(reversal) if reversal.past_horizon() => {
+            Some(reversal)
+                if reversal.read_at.since(reversal.first_attempt_at)
+                    >= self.account.late_arrival_horizon =>
+            {
                 self.park_reversal(reversal, reason.to_owned()).await?;
             }
             Some(_) => {}

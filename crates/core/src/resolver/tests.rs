@@ -202,6 +202,29 @@ async fn a_cancelled_approval_that_is_no_longer_shown_parks_its_reversal() {
     }
 }
 
+/// Each void that is sent may still arrive until its own horizon: the next one must not put off the alert for ever.
+#[tokio::test]
+async fn a_void_that_is_repeated_in_vain_is_told_to_a_person() {
+    let horizon = Duration::from_secs(2);
+    let stage = Stage::with(undone_when_found(), EngineOptions::default(), horizon).await;
+    let intent = Intent {
+        late_arrival_horizon: horizon,
+        ..late_sale("k")
+    };
+    let unwanted = unwanted(&stage, intent).await;
+    stage.says(|said| said.look_up = Some(found(1_000)));
+    stage.check(unwanted.id).await;
+    let first = stage.reversal_of(unwanted.id).await;
+    assert_eq!(first.state, State::Recorded, "too early to tell");
+    until("a person is told", async || {
+        stage.check(unwanted.id).await;
+        let reversal = stage.reversal_of(unwanted.id).await;
+        (reversal.state.name() == StateName::Parked).then_some(())
+    })
+    .await;
+    assert_parked_reversal(&stage, &unwanted, "in vain").await;
+}
+
 #[tokio::test]
 async fn a_reversal_that_ended_without_success_is_not_taken_for_done() {
     let by_reference = Capabilities {
