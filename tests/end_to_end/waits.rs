@@ -5,7 +5,7 @@ use std::time::Duration;
 use sandbox::simulators::connexpay::verb;
 use sandbox::simulators::{Moment, Selector};
 use sandbox::stack::{eventually, reserve_port};
-use sandbox::world::{Caller, Reply, Running, World, amount, sale};
+use sandbox::world::{Caller, Reply, Running, World, amount, claims, sale};
 use serde_json::json;
 use tokio::task::JoinHandle;
 
@@ -29,7 +29,7 @@ async fn a_follow_up_waits_for_the_one_before_it() {
         let first = spawn(&shop, &path, "k-2", 30_00);
         gate.reached(1).await.expect("sent");
         let second = spawn(&shop, &path, "k-3", 30_00);
-        under_way(&gateway, 2).await;
+        waiting(&gateway, 1).await;
         let third = shop.post_waiting(&path, "k-4", &amount(30_00), "0.3").await;
         let third = third.expect(409);
         assert_eq!(third.problem(), "payment-busy", "Redis: {with_redis}");
@@ -51,6 +51,56 @@ async fn a_follow_up_waits_for_the_one_before_it() {
         );
         world.audit().await;
     }
+}
+
+/// Follow-ups that wait for their turn take no room from payments that could be worked on. Waiting has a bound of its own;
+/// past it nothing is recorded, and the same key may come again.
+#[tokio::test(flavor = "multi_thread")]
+async fn follow_ups_that_wait_leave_room_for_payments() {
+    let shown = async |shop: &Caller| {
+        let metric = shop.metric("payment_waiting_follow_ups").await;
+        metric.to_string()
+    };
+    let mut world = slow_world().await;
+    world.config.permits_max = 2;
+    "waiting_max = 3\nwaiting_per_client_max = 2".clone_into(&mut world.config.more_payments);
+    let gateway = world.gateway().await;
+    let shop = world.caller(&gateway.url);
+    let paid = shop.pay("k-1", &sale(100_00)).await.expect(201).payment();
+    let connexpay = world.simulators.connexpay();
+    connexpay.settle().expect("settled");
+    let path = format!("/v1/payments/{paid}/refunds");
+    let gate = connexpay.hold(Moment::AfterCommit, Selector::verb(verb::RETURN));
+    let first = spawn(&shop, &path, "k-2", 10_00);
+    gate.reached(1).await.expect("sent");
+    let others = ["k-3", "k-4"].map(|key| spawn(&shop, &path, key, 10_00));
+    waiting(&gateway, 2).await;
+    assert_eq!(shown(&shop).await, "2");
+    assert_eq!(gateway.engine.under_way(), 1, "only what is sent");
+    shop.pay("k-5", &sale(20_00)).await.expect(201);
+
+    let refused = shop.refund("k-6", &paid, 10_00).await.expect(503);
+    assert_eq!(refused.problem(), "overloaded");
+    assert_eq!(
+        (&refused.body["retry"], &refused.body["money_moved"]),
+        (&json!("same-key"), &json!("no"))
+    );
+    assert!(refused.headers.contains_key("retry-after"));
+    shop.operation("k-6").await.expect(404);
+    // Another client has its share.
+    let theirs = world.caller_with(&gateway.url, &claims("other-1"));
+    let theirs = spawn(&theirs, &path, "k-7", 10_00);
+    waiting(&gateway, 3).await;
+
+    gate.release();
+    for refund in [first, theirs].into_iter().chain(others) {
+        refund.await.expect("answered").expect(201);
+    }
+    let last = shop.refund("k-6", &paid, 10_00).await.expect(201);
+    assert_eq!(last.body["refunded"], 50_00);
+    assert_eq!(shown(&shop).await, "0");
+    assert_eq!(gateway.engine.under_way(), 0);
+    world.audit().await;
 }
 
 /// Two requests under one key, the second before the first is recorded: both get the answer of the one operation, not
@@ -94,8 +144,8 @@ async fn a_twin_that_comes_before_the_record_gets_the_same_answer() {
                 })
                 .collect();
             gate.reached(1).await.expect("read");
-            under_way(&here, 5).await;
-            under_way(&there, 5).await;
+            waiting(&here, 5).await;
+            waiting(&there, 5).await;
             assert_eq!(
                 callers[0].operation(&key).await.status,
                 404,
@@ -157,7 +207,7 @@ async fn a_follow_up_waits_for_the_charge_itself() {
         let (shop, payment) = (shop.clone(), payment.clone());
         tokio::spawn(async move { shop.void("k-2", &payment).await })
     };
-    under_way(&gateway, 2).await;
+    waiting(&gateway, 1).await;
     gate.release();
     charge.await.expect("answered").expect(201);
     let void = void.await.expect("answered").expect(201);
@@ -220,9 +270,11 @@ fn spawn(shop: &Caller, path: &str, key: &str, minor: i64) -> JoinHandle<Reply> 
     tokio::spawn(async move { shop.post(&path, &key, &amount(minor)).await })
 }
 
-async fn under_way(gateway: &Running, count: usize) {
-    let arrived = eventually(Duration::from_secs(10), "requests under way", async || {
-        (gateway.engine.under_way() == count).then_some(())
-    });
+async fn waiting(gateway: &Running, count: usize) {
+    let arrived = eventually(
+        Duration::from_secs(10),
+        "follow-ups that wait",
+        async || (gateway.engine.waiting() == count).then_some(()),
+    );
     arrived.await.expect("they came");
 }

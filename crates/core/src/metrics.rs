@@ -43,6 +43,8 @@ pub struct Metrics {
     pub stale_settlements: Counter,
     /// Callers who wait for the end of an operation, whoever works on it.
     pub waiting_callers: Gauge<i64, AtomicI64>,
+    /// Follow-ups that wait for their payment's turn: bounded by `payments.waiting_max`.
+    pub waiting_follow_ups: Gauge<i64, AtomicI64>,
     pub adopted: Counter,
     pub checks: Counter,
     pub batch_size: Histogram,
@@ -59,6 +61,7 @@ impl Default for Metrics {
             upstream: Family::new_with_constructor(upstream_buckets as fn() -> Histogram),
             stale_settlements: Counter::default(),
             waiting_callers: Gauge::default(),
+            waiting_follow_ups: Gauge::default(),
             adopted: Counter::default(),
             checks: Counter::default(),
             batch_size: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]),
@@ -99,6 +102,11 @@ impl Metrics {
             "payment_waiting_callers",
             "Callers who wait for the end of an operation",
             self.waiting_callers.clone(),
+        );
+        registry.register(
+            "payment_waiting_follow_ups",
+            "Follow-ups that wait for their payment's turn, at most payments.waiting_max",
+            self.waiting_follow_ups.clone(),
         );
         registry.register(
             "payment_adopted",
@@ -154,8 +162,12 @@ impl Metrics {
 
     /// One more caller waits, until the guard is dropped.
     pub(crate) fn waiting(&self) -> Waiting {
-        self.waiting_callers.inc();
-        Waiting(self.waiting_callers.clone())
+        Waiting::enter(&self.waiting_callers)
+    }
+
+    /// One more follow-up waits for its turn, until the guard is dropped.
+    pub(crate) fn waiting_follow_up(&self) -> Waiting {
+        Waiting::enter(&self.waiting_follow_ups)
     }
 
     /// Replaces the gauges: what is no longer at risk must not stay shown.
@@ -176,9 +188,16 @@ impl Metrics {
     }
 }
 
-/// A caller who waits.
+/// Somebody who waits.
 #[derive(Debug)]
 pub(crate) struct Waiting(Gauge<i64, AtomicI64>);
+
+impl Waiting {
+    fn enter(gauge: &Gauge<i64, AtomicI64>) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
 
 impl Drop for Waiting {
     fn drop(&mut self) {

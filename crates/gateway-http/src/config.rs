@@ -394,6 +394,10 @@ pub struct Payments {
     pub permits_max: usize,
     /// Of them, of any one client.
     pub permits_per_client_max: usize,
+    /// Follow-ups that wait at once for their payment's turn. Beyond it `503 overloaded`.
+    pub waiting_max: usize,
+    /// Of them, of any one client.
+    pub waiting_per_client_max: usize,
     /// How often the ledger is asked for callers whose operation another replica works on.
     #[serde(deserialize_with = "span::deserialize")]
     pub ask_every: Duration,
@@ -407,6 +411,8 @@ impl Default for Payments {
             retention: Duration::from_hours(400 * 24),
             permits_max: 10_000,
             permits_per_client_max: 5_000,
+            waiting_max: 10_000,
+            waiting_per_client_max: 5_000,
             ask_every: Duration::from_millis(50),
             quarantine: false,
         }

@@ -309,6 +309,8 @@ pub fn engine_options(config: &Config) -> EngineOptions {
     EngineOptions {
         permits_max: payments.permits_max,
         permits_per_client_max: payments.permits_per_client_max,
+        waiting_max: payments.waiting_max,
+        waiting_per_client_max: payments.waiting_per_client_max,
         journal: JournalOptions {
             writers: ledger.writers,
             batch_max: ledger.batch_max,

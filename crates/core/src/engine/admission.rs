@@ -1,11 +1,11 @@
-//! Admission: how many payments this process works on at once, with a share per client.
+//! Admission: how many at once, of all and of any one client: payments at work, and follow-ups that wait for their turn.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::key::Client;
 
-/// Permits for payments under way. A caller who merely waits for another's answer holds none.
+/// Permits for payments under way, or places to wait in. A caller who merely waits for another's answer holds none.
 #[derive(Debug)]
 pub struct Admission {
     permits_max: usize,
@@ -19,7 +19,7 @@ struct Taken {
     by_client: HashMap<Client, usize>,
 }
 
-/// One payment under way. Moves into the payment's task and is given back when that ends, however it ends.
+/// One payment under way, or waiting. Moves into the payment's task and is given back when that ends, however it ends.
 #[derive(Debug)]
 pub struct Permit {
     admission: Arc<Admission>,
@@ -53,7 +53,7 @@ impl Admission {
         })
     }
 
-    /// Payments under way.
+    /// How many are taken.
     pub fn under_way(&self) -> usize {
         self.taken().total
     }

@@ -118,9 +118,13 @@ impl Shared {
         if let Some(not_sent) = account.connector.refuses_now(intent.verb) {
             return Err(Refusal::UpstreamUnavailable(not_sent));
         }
-        self.admission
+        let permit = self
+            .admission
             .try_admit(&intent.client)
-            .ok_or(Refusal::Overloaded)
+            .ok_or(Refusal::Overloaded)?;
+        // With the permit in hand: a drain that begins from now on waits for it.
+        self.takes_new_work()?;
+        Ok(permit)
     }
 
     async fn run_create(

@@ -16,6 +16,7 @@ use crate::connector::{Capabilities, LookedUp, PrepareError, Prepared, Subject};
 use crate::draft::Draft;
 use crate::idempotency::CanonicalForm;
 use crate::key::{Client, IdempotencyKey, PaymentId, UpstreamReference};
+use crate::metrics::Waiting;
 use crate::money::Money;
 use crate::operation::{Reserved, StateName, Verb};
 use crate::payment::{Payment, PaymentStatus};
@@ -102,16 +103,25 @@ impl Engine {
             _ => return Outcome::Refused(Refusal::Invalid(faults)),
         };
         let capabilities = account.connector.capabilities(verb);
-        let permit = match shared.admits(&account, &intent) {
-            Ok(permit) => permit,
-            Err(refusal) => return Outcome::Refused(refusal),
+        if let Some(not_sent) = account.connector.refuses_now(verb) {
+            return Outcome::Refused(Refusal::UpstreamUnavailable(not_sent));
+        }
+        let Some(place) = shared.place(&intent.client) else {
+            return Outcome::Refused(Refusal::Overloaded);
         };
         let (begun, begins) = oneshot::channel();
         let task =
-            Arc::clone(shared).run_follow_up(account, capabilities, intent, wait, permit, begun);
+            Arc::clone(shared).run_follow_up(account, capabilities, intent, wait, place, begun);
         task::spawn(task.in_current_span());
         shared.follow(begins, wait).await
     }
+}
+
+/// Where a follow-up waits for its payment's turn: bounded, and shown. It holds no permit there, so that others work.
+#[derive(Debug)]
+struct Place {
+    _place: Permit,
+    _shown: Waiting,
 }
 
 /// What a void takes back: everything that stands.
@@ -144,14 +154,21 @@ impl Shared {
         }
     }
 
-    /// Takes its turn, then prepares and records until the record fits the payment that was read. Owns the permit.
+    fn place(&self, client: &Client) -> Option<Place> {
+        Some(Place {
+            _place: self.waiting.try_admit(client)?,
+            _shown: self.metrics.waiting_follow_up(),
+        })
+    }
+
+    /// Takes its turn, then prepares and records until the record fits the payment that was read. Owns the place.
     async fn run_follow_up(
         self: Arc<Self>,
         account: Arc<Account>,
         capabilities: Capabilities,
         intent: Intent,
         wait: Wait,
-        permit: Permit,
+        place: Place,
         begun: oneshot::Sender<Begun>,
     ) {
         let mut begun = Some(begun);
@@ -164,7 +181,14 @@ impl Shared {
         let name = format!("payment:{payment}");
         let turn = self.lock.acquire(&name, lease, queueing).await.guard();
         let refusal = self
-            .try_follow_up(&account, capabilities, intent.clone(), wait, &mut begun)
+            .try_follow_up(
+                &account,
+                capabilities,
+                intent.clone(),
+                wait,
+                place,
+                &mut begun,
+            )
             .await;
         if let Err(refusal) = refusal {
             self.refuse_unknown(&intent, &mut begun, refusal).await;
@@ -172,7 +196,6 @@ impl Shared {
         if let Some(turn) = turn {
             turn.release().await;
         }
-        drop(permit);
     }
 
     /// Refuses a key that is still unknown. While this request waited for its turn, an earlier one under the same key may
@@ -206,6 +229,7 @@ impl Shared {
         capabilities: Capabilities,
         intent: Intent,
         wait: Wait,
+        place: Place,
         begun: &mut Option<oneshot::Sender<Begun>>,
     ) -> Result<(), Refusal> {
         let id = intent.payment().expect("a follow-up names its payment");
@@ -224,6 +248,8 @@ impl Shared {
                 self.wait_for_turn(wait, payment.busy_with).await?;
                 continue;
             }
+            // Its turn has come: from here on it works, and until it waits again.
+            let permit = self.admits(account, &intent)?;
             let prepared = if capabilities.prepares {
                 let subject = subject_of(&intent, &payment, want.amount);
                 Some(
@@ -256,13 +282,18 @@ impl Shared {
             };
             match recorded {
                 Recorded::New(operation) => {
+                    drop(place);
                     let begun = begun.take();
                     self.send_new(account, *operation, None, wait, begun, None)
                         .await;
+                    drop(permit);
                     return Ok(());
                 }
                 Recorded::Stale => {}
-                Recorded::Busy { with } => self.wait_for_turn(wait, with).await?,
+                Recorded::Busy { with } => {
+                    drop(permit);
+                    self.wait_for_turn(wait, with).await?;
+                }
                 other => {
                     if let Some(begun) = begun.take() {
                         let _ = begun.send(not_new(other, &fresh));
@@ -276,12 +307,14 @@ impl Shared {
         }
     }
 
-    /// A short, jittered pause, or `PaymentBusy` when the caller's wait is over.
+    /// A short, jittered pause, or `PaymentBusy` when the caller's wait is over. Where nothing new is taken any more, no turn
+    /// will come.
     async fn wait_for_turn(
         &self,
         wait: Wait,
         with: Option<crate::key::OperationId>,
     ) -> Result<(), Refusal> {
+        self.takes_new_work()?;
         let pause = self.randomness.pause(10..=50);
         if wait.left(&*self.clock) <= pause {
             return Err(Refusal::PaymentBusy { with });

@@ -54,6 +54,10 @@ pub struct EngineOptions {
     pub permits_max: usize,
     /// Of them, at most so many of one client.
     pub permits_per_client_max: usize,
+    /// Follow-ups that wait at once for their payment's turn, and hold no permit; past it `503 overloaded`.
+    pub waiting_max: usize,
+    /// Of them, at most so many of one client.
+    pub waiting_per_client_max: usize,
     pub journal: JournalOptions,
     pub liveness: LivenessOptions,
     pub resolver: ResolverOptions,
@@ -70,6 +74,8 @@ impl Default for EngineOptions {
         Self {
             permits_max: 10_000,
             permits_per_client_max: 10_000,
+            waiting_max: 10_000,
+            waiting_per_client_max: 10_000,
             journal: JournalOptions::default(),
             liveness: LivenessOptions::default(),
             resolver: ResolverOptions::default(),
@@ -118,6 +124,8 @@ pub(crate) struct Shared {
     pub(crate) liveness: Arc<Liveness>,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) admission: Arc<Admission>,
+    /// Follow-ups that are not recorded yet: most of them wait for their payment's turn.
+    pub(crate) waiting: Arc<Admission>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) options: EngineOptions,
     pub(crate) resolver_wake: tokio::sync::Notify,
@@ -223,6 +231,7 @@ impl Engine {
             liveness,
             waiters: Arc::default(),
             admission: Admission::new(options.permits_max, options.permits_per_client_max),
+            waiting: Admission::new(options.waiting_max, options.waiting_per_client_max),
             metrics: parts.metrics,
             options,
             resolver_wake: tokio::sync::Notify::new(),
@@ -282,6 +291,11 @@ impl Engine {
         self.shared.admission.under_way()
     }
 
+    /// Follow-ups in this process that wait for their payment's turn, or are about to be recorded.
+    pub fn waiting(&self) -> usize {
+        self.shared.waiting.under_way()
+    }
+
     /// Operations of which somebody here awaits the end.
     pub fn waited_for(&self) -> usize {
         self.shared.waiters.waited_for()
@@ -301,12 +315,12 @@ impl Engine {
         self.shared.draining.store(true, Ordering::SeqCst);
     }
 
-    /// Waits for payments under way, at most `wait`; then hands over what is open and leaves the ledger's list of replicas.
-    /// What is still being sent stays with this replica's silence: others adopt it once its beats stop.
+    /// Waits for payments under way, and for follow-ups to be told that their turn will not come, at most `wait`; then hands
+    /// over what is open and leaves the ledger's list of replicas. What is still being sent stays with this replica's silence: others adopt it once its beats stop.
     pub async fn drain(&self, wait: Duration) {
         self.begin_drain();
         let until = Instant::now() + wait;
-        while self.under_way() > 0 && Instant::now() < until {
+        while self.under_way() + self.waiting() > 0 && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let left = self.under_way();

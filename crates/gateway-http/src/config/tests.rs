@@ -243,6 +243,12 @@ fn values_are_looked_at_together() {
             10_001.into(),
             "permits_per_client_max",
         ),
+        (
+            &["payments"],
+            "waiting_per_client_max",
+            10_001.into(),
+            "waiting_per_client_max",
+        ),
         (&["resolver"], "gap_max", "900ms".into(), "gap_max"),
         (&["resolver"], "silent_after", "3s".into(), "silent_after"),
         (
@@ -264,7 +270,7 @@ fn values_are_looked_at_together() {
             "unknown variant",
         ),
         (&["telemetry"], "log", "info,,=".into(), "telemetry.log"),
-    ] as [(&[&str], &str, Value, &str); 25];
+    ] as [(&[&str], &str, Value, &str); 26];
     for (path, key, value, wanted) in cases {
         let shown = format!("{path:?}.{key} = {value}");
         let faults = faults_with(path, key, value);

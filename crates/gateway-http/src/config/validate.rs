@@ -273,6 +273,16 @@ impl Config {
             payments.permits_per_client_max,
             &(1..=payments.permits_max.max(1)),
         );
+        faults.within(
+            "payments.waiting_max",
+            payments.waiting_max,
+            &(1..=1_000_000),
+        );
+        faults.within(
+            "payments.waiting_per_client_max",
+            payments.waiting_per_client_max,
+            &(1..=payments.waiting_max.max(1)),
+        );
         faults.span("payments.ask_every", payments.ask_every, ["5ms", "10s"]);
         faults.unless(ledger.queue_max >= payments.permits_max, || {
             "ledger.queue_max must be at least payments.permits_max: an admitted payment must find a place".into()
