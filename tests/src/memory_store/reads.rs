@@ -121,8 +121,9 @@ impl Tables {
             let payment = among.get(&operation.payment.filter(|_| found)?)?;
             Some((operation, *payment))
         });
-        let (operation, payment) = known.min_by_key(|(_, payment)| {
-            (payment.upstream_ids.0.is_empty(), Reverse(age(payment)))
+        let (operation, payment) = known.min_by_key(|(operation, payment)| {
+            let recorded = (operation.recorded_at, operation.id);
+            (payment.upstream_ids.0.is_empty(), Reverse(recorded))
         })?;
         Some(Control {
             reference: operation.reference.clone(),

@@ -141,7 +141,9 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// The reversal of an operation, if one was begun.
     async fn reversal_of(&self, operation: OperationId) -> Result<Option<Operation>, StoreError>;
     /// An approved operation of this account, verb and endpoint of `except` (not `except` itself), as a control for
-    /// searches: the newest with ids of the upstream, else the newest. Among the account's newest [`CONTROL_AMONG`] payments.
+    /// searches: the last recorded with ids of the upstream, else the last recorded. One that was recorded after `except`
+    /// shows that the search knows what came later, so it goes before any that was recorded earlier, however young its
+    /// payment. Among the account's newest [`CONTROL_AMONG`] payments.
     async fn control(
         &self,
         account: &AccountName,

@@ -98,6 +98,7 @@ macro_rules! store_contract {
             the_timeline_tells_everything
             metadata_is_kept_until_it_is_erased
             a_control_is_another_approved_operation
+            a_control_recorded_afterwards_is_preferred
             a_control_is_one_that_this_endpoint_can_find
             a_control_is_looked_for_among_the_newest_payments
             a_sound_ledger_has_no_faults

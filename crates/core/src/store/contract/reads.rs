@@ -358,6 +358,31 @@ pub async fn a_control_is_another_approved_operation(store: Ledger) {
     );
 }
 
+pub async fn a_control_recorded_afterwards_is_preferred(store: Ledger) {
+    let control = async |except| {
+        let control = store.control(&account(), Verb::Sale, except).await;
+        control.expect("readable").map(|control| control.reference)
+    };
+    // Its payment is the oldest, but it is claimed again last.
+    let sent_nothing = begin(&store, sale("again", 1_000)).await;
+    end(&store, &sent_nothing, not_sent()).await;
+    let before = charged(&store, "before", 1_000).await;
+    let lost = begin(&store, sale("lost", 1_000)).await;
+    assert_eq!(control(lost.id).await, Some(before.reference.clone()));
+    let again = begin(&store, sale("again", 1_000)).await;
+    assert_eq!(
+        control(lost.id).await,
+        Some(before.reference.clone()),
+        "not approved yet"
+    );
+    let again = end(&store, &again, approved(1_000)).await;
+    assert_eq!(again.id, sent_nothing.id);
+    assert_eq!(control(lost.id).await, Some(again.reference.clone()));
+    assert_eq!(control(again.id).await, Some(before.reference));
+    let newest = charged(&store, "newest", 1_000).await;
+    assert_eq!(control(lost.id).await, Some(newest.reference));
+}
+
 pub async fn a_control_is_one_that_this_endpoint_can_find(store: Ledger) {
     let control = async |except| {
         store

@@ -232,13 +232,14 @@ pub(super) async fn control(
              select id, opened_by, upstream_ids, created_at from payment
              where account = $1 order by created_at desc, id desc limit $4) p
          cross join lateral (
-             select o.id, o.reference, o.verb, o.state, o.endpoint from operation o where o.id = p.opened_by
+             select o.id, o.reference, o.verb, o.state, o.endpoint, o.recorded_at from operation o
+             where o.id = p.opened_by
              union all
-             select o.id, o.reference, o.verb, o.state, o.endpoint from operation o
+             select o.id, o.reference, o.verb, o.state, o.endpoint, o.recorded_at from operation o
              where o.payment = p.id and o.verb not in ('sale', 'authorize')) o
          where o.verb = $2 and o.state = 'approved' and o.id <> $3
            and o.endpoint = (select endpoint from operation where id = $3)
-         order by p.upstream_ids = '{}', p.created_at desc, p.id desc limit 1",
+         order by p.upstream_ids = '{}', o.recorded_at desc, o.id desc limit 1",
     );
     let query = query
         .bind(account.as_str())

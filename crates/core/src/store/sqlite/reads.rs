@@ -237,7 +237,7 @@ pub(super) async fn control(
              or (o.payment = p.id and o.verb not in ('sale', 'authorize'))
          where o.verb = $2 and o.state = 'approved' and o.id <> $3
            and o.endpoint = (select endpoint from operation where id = $3)
-         order by p.upstream_ids = '{}', p.created_at desc, p.id desc limit 1",
+         order by p.upstream_ids = '{}', o.recorded_at desc, o.id desc limit 1",
     );
     let query = query
         .bind(account.as_str())
