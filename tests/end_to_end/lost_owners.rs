@@ -65,7 +65,7 @@ impl Fate {
 async fn payments_of_a_killed_process_are_adopted_and_end_as_the_books_say() {
     let mut world = World::new().await;
     world.config.set_spans("4s", "5s", "14s");
-    world.config.connections_per_host = 128;
+    world.config.connections_per_host = Some(144);
     world.config.more_account = "concurrency_max = 128".to_owned();
     let mut killed = world.process("killed").await;
     let heir = world.process("heir").await;

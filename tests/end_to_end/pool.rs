@@ -130,13 +130,14 @@ async fn connections_are_replaced_in_time_and_one_by_one_and_no_payment_notices(
         ..Options::default()
     })
     .await;
-    world.config.connections_per_host = CONNECTIONS;
+    world.config.connections_per_host = Some(CONNECTIONS + 1);
     world.config.connect_timeout = "4s".into();
     world.config.upstream_timeout = format!("{}s", TIMEOUT.as_secs());
     world.config.wait_max = "10s".into();
     world.config.horizon = "20s".into();
     world.config.more_account = format!(
         "connection_age_max = \"{}s\"\nconnection_idle_max = \"12s\"\nwarm_min = {CONNECTIONS}\n\
+         concurrency_max = {CONNECTIONS}\n\
          keep_alive_headers = true",
         AGE.as_secs()
     );
@@ -309,5 +310,39 @@ async fn idle_connections_are_closed_before_the_processor_closes_them() {
         world.simulators.connexpay().request_count_of(verb::SALE),
         3 * AT_ONCE as u64
     );
+    world.audit().await;
+}
+
+/// Promise: payments that hang hold no connection that a reversal needs, however many there are.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_hang_a_reversal_still_gets_a_connection() {
+    // As many as the account sends at once, by default.
+    const HANGING: usize = 64;
+    let mut world = World::new().await;
+    world.config.set_spans("20s", "30s", "1m");
+    let gateway = world.gateway().await;
+    let shop = world.caller(&gateway.url);
+    shop.pay("earlier", &sale(20_00)).await.expect(201);
+
+    let connexpay = world.simulators.connexpay();
+    let gate = connexpay.hold(Moment::BeforeCommit, Selector::verb(verb::SALE));
+    let hanging = (0..HANGING).map(|number| {
+        let shop = shop.clone();
+        async move { shop.pay(&format!("hang-{number}"), &sale(10_00)).await }
+    });
+    let hanging = tokio::spawn(join_all(hanging));
+    gate.reached(HANGING).await.expect("all on the wire");
+    shop.cancel("earlier").await.expect(201);
+    let undone = eventually(Duration::from_secs(10), "the reversal", async || {
+        let cancellation = shop.cancel("earlier").await.expect(201);
+        (cancellation.body["state"] == "done").then_some(())
+    });
+    undone.await.expect("undone while all others hang");
+    assert_eq!(connexpay.books().net(), 0);
+
+    gate.release();
+    for reply in hanging.await.expect("no panic") {
+        reply.expect(201);
+    }
     world.audit().await;
 }

@@ -24,7 +24,7 @@ fn make_room(world: &mut World) {
     world.config.connect_timeout = "10s".into();
     world.config.wait_max = "30s".into();
     world.config.horizon = "60s".into();
-    world.config.connections_per_host = 256;
+    world.config.connections_per_host = Some(272);
     world.config.more_account = "concurrency_max = 256\nwait_max = \"10s\"".into();
 }
 

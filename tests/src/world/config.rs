@@ -24,7 +24,8 @@ pub struct WorldConfig {
     pub permits_max: usize,
     /// Of them, those of one client.
     pub permits_per_client_max: usize,
-    pub connections_per_host: usize,
+    /// The product's default unless given.
+    pub connections_per_host: Option<usize>,
     pub trust_429: bool,
     pub partial_captures: bool,
     /// The level of the gateways' log: `info`, `trace`.
@@ -55,7 +56,7 @@ impl WorldConfig {
             scan_every: "100ms".to_owned(),
             permits_max: 10_000,
             permits_per_client_max: 10_000,
-            connections_per_host: 64,
+            connections_per_host: None,
             trust_429: false,
             partial_captures: true,
             log: "info".to_owned(),
@@ -121,6 +122,10 @@ impl WorldConfig {
                 )
             })
             .unwrap_or_default();
+        let connections = self
+            .connections_per_host
+            .map(|count| format!("connections_per_host = {count}\n"))
+            .unwrap_or_default();
         let mut text = format!(
             r#"[server]
 listen = "127.0.0.1:{port}"
@@ -174,8 +179,7 @@ password_file = "{password}"
 timeout = "{upstream_timeout}"
 connect_timeout = "{connect_timeout}"
 late_arrival_horizon = "{horizon}"
-connections_per_host = {connections}
-{more_account}
+{connections}{more_account}
 [accounts.acme-us.strategy]
 trust_429 = {trust_429}
 partial_captures = {partial_captures}
@@ -189,7 +193,6 @@ partial_captures = {partial_captures}
             log = self.log,
             permits_max = self.permits_max,
             permits_per_client_max = self.permits_per_client_max.min(self.permits_max),
-            connections = self.connections_per_host,
             more_account = self.more_account,
             trust_429 = self.trust_429,
             partial_captures = self.partial_captures,

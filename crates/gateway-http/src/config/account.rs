@@ -49,6 +49,7 @@ pub struct Account {
     /// From the last send until a late arrival is impossible. No processor publishes one: the operator decides.
     #[serde(deserialize_with = "span::deserialize")]
     pub late_arrival_horizon: Duration,
+    /// More than `concurrency_max`: what does not move money for a caller needs connections in a hang, too.
     #[serde(default = "Account::connections_default")]
     pub connections_per_host: usize,
     /// Calls that may wait for a connection.
@@ -78,7 +79,7 @@ pub struct Account {
     pub keep_alive_headers: bool,
     #[serde(default = "Account::answer_default")]
     pub answer_bytes_max: usize,
-    /// Money-moving calls under way at once.
+    /// Callers' money-moving calls under way at once. Reversals and look-ups come on top.
     #[serde(default = "Account::concurrency_default")]
     pub concurrency_max: usize,
     #[serde(default)]
@@ -148,7 +149,7 @@ impl Account {
         Duration::from_secs(5)
     }
     fn connections_default() -> usize {
-        64
+        80
     }
     fn waiters_default() -> usize {
         1_024

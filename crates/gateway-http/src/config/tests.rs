@@ -178,7 +178,13 @@ fn values_are_looked_at_together() {
         ),
         (account, "timeout", "5s".into(), "connect_timeout"),
         (account, "connection_age_max", "2m".into(), "a third of"),
-        (account, "warm_min", 65.into(), "warm_min"),
+        (account, "warm_min", 81.into(), "warm_min"),
+        (
+            account,
+            "concurrency_max",
+            80.into(),
+            "connections_per_host must exceed",
+        ),
         (
             account,
             "currencies",

@@ -406,8 +406,15 @@ impl Config {
         faults.within(
             &name("concurrency_max"),
             account.concurrency_max,
-            &(1..=100_000),
+            &(1..=9_999),
         );
+        // Payments that hang would else hold every connection, and the reversals that end them would find none.
+        faults.unless(account.connections_per_host > account.concurrency_max, || {
+            format!(
+                "{prefix}.connections_per_host must exceed {prefix}.concurrency_max: reversals, look-ups and tokens need \
+                 connections of their own"
+            )
+        });
         faults.within(
             &name("breaker.failures_max"),
             account.breaker.failures_max,
