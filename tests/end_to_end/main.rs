@@ -11,6 +11,7 @@ mod both_ledgers;
 mod broken_tasks;
 mod canary;
 mod cancellations;
+mod commands;
 mod connexpay_connector;
 mod duplicates;
 mod events;

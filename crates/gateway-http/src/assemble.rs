@@ -139,7 +139,7 @@ fn open_lock(config: &config::Lock) -> Result<Arc<dyn Lock>, StartError> {
     Ok(Arc::new(lock))
 }
 
-fn lock_options(config: &config::Lock) -> Result<RedisLockOptions, StartError> {
+pub(crate) fn lock_options(config: &config::Lock) -> Result<RedisLockOptions, StartError> {
     Ok(RedisLockOptions {
         password: ledger::readable("lock.password", config.password())?,
         prefix: config.prefix.clone(),

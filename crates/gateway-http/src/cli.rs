@@ -12,11 +12,10 @@ use gateway_core::connector::UpstreamIds;
 use gateway_core::key::OperationId;
 
 use crate::auth::Scope;
-use crate::auth::keys::KeySet;
 use crate::auth::mint::{SigningKey, Wanted};
-use crate::commands;
 use crate::config::{Config, span};
-use crate::gateway::{StartError, fingerprint_keys};
+use crate::gateway::{StartError, with_causes};
+use crate::{check, commands};
 
 /// A payment gateway: one intent, at most one effect, and every outcome known.
 #[derive(Debug, Parser)]
@@ -149,14 +148,7 @@ struct Failed(String);
 impl Failed {
     /// With every cause behind the first.
     fn because(error: &dyn std::error::Error) -> Self {
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
-        Self(text)
+        Self(with_causes(error))
     }
 }
 
@@ -243,24 +235,7 @@ fn explain(args: &ExplainArgs) -> Result<(), Failed> {
 
 fn check_config(file: &ConfigFile) -> Result<(), Failed> {
     let config = file.load()?;
-    let mut faults = config.unreadable();
-    if faults.is_empty() {
-        faults.extend(
-            fingerprint_keys(&config)
-                .err()
-                .map(|error| Failed::because(&error).0),
-        );
-        faults.extend(config.auth.key_file.as_deref().and_then(|path| {
-            let text = std::fs::read_to_string(path).unwrap_or_default();
-            KeySet::from_pem(&text)
-                .err()
-                .map(|error| format!("auth.key_file {error}"))
-        }));
-        faults.extend(config.server.tls.as_ref().and_then(|tls| {
-            let error = crate::tls::Certificate::load(tls).err()?;
-            Some(format!("server.tls: {}", Failed::because(&error)))
-        }));
-    }
+    let faults = check::faults(&config);
     if !faults.is_empty() {
         return Err(Failed(faults.join("\n")));
     }

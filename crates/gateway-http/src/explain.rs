@@ -81,6 +81,9 @@ impl Story {
             "  reference  {} (attempt {}, sent {} times, epoch {})",
             operation.reference, operation.attempt, operation.sends, operation.epoch
         )?;
+        if let Some(reference) = OperationDocument::of(operation).upstream_reference {
+            writeln!(text, "  processor  {reference}")?;
+        }
         if !operation.state.is_final() {
             writeln!(text, "  resolves   by {}", operation.resolves_by())?;
         }

@@ -86,17 +86,25 @@ pub enum StartError {
 impl StartError {
     /// `what` cannot be used, with the whole chain of causes: whoever starts it reads nothing else.
     pub(crate) fn because(what: impl Into<String>, error: &dyn std::error::Error) -> Self {
-        let mut detail = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            detail = format!("{detail}: {cause}");
-            source = cause.source();
-        }
         Self::Unusable {
             what: what.into(),
-            detail,
+            detail: with_causes(error),
         }
     }
+}
+
+/// An error with the whole chain of its causes, each said once.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let told = cause.to_string();
+        if !text.ends_with(&told) {
+            text = format!("{text}: {told}");
+        }
+        source = cause.source();
+    }
+    text
 }
 
 /// The service, ready to be served.
@@ -279,7 +287,7 @@ fn router(app: &App, with_metrics: bool) -> Router {
         .layer(from_fn_with_state(app.http_metrics.clone(), observe))
 }
 
-fn key_source(auth: &Auth) -> Result<KeySource, StartError> {
+pub(crate) fn key_source(auth: &Auth) -> Result<KeySource, StartError> {
     if let Some(path) = &auth.key_file {
         let file = KeyFile::load(path).map_err(StartError::AuthKeys)?;
         return Ok(KeySource::File(Arc::new(file)));

@@ -13,6 +13,11 @@ pub async fn open(config: &config::Ledger) -> Result<Arc<dyn Store>, StartError>
     if config::sqlite_path(&config.url).is_some() {
         return at(&config.url).await;
     }
+    Ok(Arc::new(postgres(config)?))
+}
+
+/// The ledger in Postgres. Nothing is connected yet.
+pub fn postgres(config: &config::Ledger) -> Result<PostgresStore, StartError> {
     let options = PostgresOptions {
         password: readable("ledger.password", config.password())?,
         journal_connections: config.writers,
@@ -24,9 +29,7 @@ pub async fn open(config: &config::Ledger) -> Result<Arc<dyn Store>, StartError>
         lock_timeout: config.lock_timeout,
         ..PostgresOptions::new(config.url.clone().into())
     };
-    let store =
-        PostgresStore::new(&options).map_err(|error| StartError::because("ledger.url", &error))?;
-    Ok(Arc::new(store))
+    PostgresStore::new(&options).map_err(|error| StartError::because("ledger.url", &error))
 }
 
 /// A password that is read anew for each connection. One that cannot be read now is a fault of the configuration.

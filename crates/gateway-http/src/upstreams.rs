@@ -52,7 +52,6 @@ impl Upstreams {
         name: &AccountName,
         account: &config::Account,
     ) -> Result<Arc<dyn Connector>, StartError> {
-        let what = |key: &str| format!("accounts.{name}.{key}");
         let pool = Pool::new(
             PoolConfig {
                 resolver: Arc::clone(&self.resolver),
@@ -61,7 +60,7 @@ impl Upstreams {
             Arc::clone(&self.clock),
             &self.metrics,
         )
-        .map_err(|error| StartError::because(what("base_url"), &error))?;
+        .map_err(|error| StartError::because(format!("accounts.{name}"), &error))?;
         let login = Login::of(name, account)?;
         let source = ConnexPayTokens::new(
             Arc::clone(&pool),
@@ -77,27 +76,7 @@ impl Upstreams {
             Arc::clone(&self.clock),
             TokenOptions::default(),
         );
-        let Some(currency) = account.currencies.first().copied() else {
-            return Err(StartError::Unusable {
-                what: what("currencies"),
-                detail: "must name the device's currency".to_owned(),
-            });
-        };
-        let config = ConnexPayConfig {
-            timeout: account.timeout,
-            read_timeout: account.timeout,
-            trust_401: account.strategy.trust_401,
-            trust_429: account.strategy.trust_429,
-            timeout_reversal: account.strategy.timeout_reversal,
-            resend_identical: account.strategy.resend_identical,
-            partial_captures: account.strategy.partial_captures,
-            ..ConnexPayConfig::new(
-                &account.base_url,
-                &account.device_guid,
-                &account.merchant_guid,
-                currency,
-            )
-        };
+        let config = connexpay_config(name, account)?;
         let breaker = BreakerConfig {
             failure_count_max: account.breaker.failures_max,
             open_for: account.breaker.open_for,
@@ -122,6 +101,57 @@ impl Upstreams {
             .map_err(|error| StartError::because(format!("accounts.{name}"), &error))?;
         Ok(Arc::new(connector))
     }
+}
+
+/// Everything that keeps the connector of an account from being made. Connects to nothing.
+pub fn faults(name: &AccountName, account: &config::Account) -> Vec<String> {
+    let what = format!("accounts.{name}");
+    match account.upstream {
+        UpstreamKind::ConnexPay => {
+            let pool = pool_config(name, account).and_then(|config| {
+                Pool::check(&config).map_err(|error| StartError::because(&what, &error))
+            });
+            let connector = connexpay_config(name, account).and_then(|config| {
+                let faults = config.faults();
+                if faults.is_empty() {
+                    return Ok(());
+                }
+                Err(StartError::Unusable {
+                    what: what.clone(),
+                    detail: faults.join("; "),
+                })
+            });
+            let faults = [pool, connector].into_iter().filter_map(Result::err);
+            faults.map(|fault| fault.to_string()).collect()
+        }
+    }
+}
+
+fn connexpay_config(
+    name: &AccountName,
+    account: &config::Account,
+) -> Result<ConnexPayConfig, StartError> {
+    let Some(currency) = account.currencies.first().copied() else {
+        return Err(StartError::Unusable {
+            what: format!("accounts.{name}.currencies"),
+            detail: "must name the device's currency".to_owned(),
+        });
+    };
+    Ok(ConnexPayConfig {
+        timeout: account.timeout,
+        read_timeout: account.timeout,
+        trust_401: account.strategy.trust_401,
+        trust_429: account.strategy.trust_429,
+        timeout_reversal: account.strategy.timeout_reversal,
+        resend_identical: account.strategy.resend_identical,
+        partial_captures: account.strategy.partial_captures,
+        ..ConnexPayConfig::new(
+            &account.base_url,
+            &account.device_guid,
+            &account.merchant_guid,
+            currency,
+        )
+    })
 }
 
 fn pool_config(name: &AccountName, account: &config::Account) -> Result<PoolConfig, StartError> {

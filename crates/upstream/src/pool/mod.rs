@@ -87,23 +87,7 @@ impl Pool {
         clock: Arc<dyn Clock>,
         metrics: &PoolMetrics,
     ) -> Result<Arc<Self>, PoolError> {
-        let faults = config.faults();
-        if !faults.is_empty() {
-            return Err(PoolError::Faults {
-                name: config.name,
-                faults,
-            });
-        }
-        let fault = |fault: &str| PoolError::Faults {
-            name: config.name.clone(),
-            faults: vec![fault.to_owned()],
-        };
-        let host = config.base.authority().and_then(|authority| {
-            // Credentials before an @ would otherwise travel in the header.
-            let host = authority.as_str().rsplit('@').next()?;
-            HeaderValue::from_str(host).ok()
-        });
-        let host = host.ok_or_else(|| fault("base names no valid host"))?;
+        let host = host_of(&config)?;
         let prefix = config.base.path().trim_end_matches('/').to_owned();
         let keep_alive = config.keep_alive_headers.then(|| {
             HeaderValue::from_str(&format!("timeout={}", config.age_max.as_secs()))
@@ -118,6 +102,15 @@ impl Pool {
             prefix,
             keep_alive,
         }))
+    }
+
+    /// Whether [`Pool::new`] would take these settings. Touches no network, and needs no runtime.
+    ///
+    /// # Errors
+    /// As of [`Pool::new`].
+    pub fn check(config: &PoolConfig) -> Result<(), PoolError> {
+        host_of(config)?;
+        connect::Opener::new(config).map(drop)
     }
 
     /// Sends one request and reads its answer, on a connection that is young enough. Dropping the future closes that
@@ -250,6 +243,24 @@ impl Pool {
         add_all(headers, call.headers);
         Ok(request)
     }
+}
+
+/// What requests say in `Host`, if the settings fit together.
+fn host_of(config: &PoolConfig) -> Result<HeaderValue, PoolError> {
+    let failed = |faults: Vec<String>| PoolError::Faults {
+        name: config.name.clone(),
+        faults,
+    };
+    let faults = config.faults();
+    if !faults.is_empty() {
+        return Err(failed(faults));
+    }
+    let host = config.base.authority().and_then(|authority| {
+        // Credentials before an @ would otherwise travel in the header.
+        let host = authority.as_str().rsplit('@').next()?;
+        HeaderValue::from_str(host).ok()
+    });
+    host.ok_or_else(|| failed(vec!["base names no valid host".to_owned()]))
 }
 
 fn add_all(headers: &mut HeaderMap, more: &HeaderMap) {
