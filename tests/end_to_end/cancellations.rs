@@ -210,6 +210,29 @@ async fn a_key_cancelled_before_it_is_seen_is_never_executed() {
     assert_eq!(connexpay.request_count_of(verb::AUTH_ONLY), 0);
 }
 
+/// A cancelled key has one answer, also to a follow-up, of a payment that is there and of one that is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follow_up_under_a_cancelled_key_is_told_that_it_was_cancelled() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let shop = world.caller(&gateway.url);
+    let there = shop.pay("other", &sale(10_00)).await.expect(201).payment();
+    shop.pay("sold", &sale(10_00)).await.expect(201);
+    for key in ["never-seen", "sold"] {
+        shop.cancel(key).await.expect(201);
+        until_done(&shop, key).await;
+        for payment in [there.as_str(), "pay_00000000000000000000000000000000"] {
+            shop.capture(key, payment, 10_00).await.expect(410);
+            shop.refund(key, payment, 10_00).await.expect(410);
+            shop.void(key, payment).await.expect(410);
+        }
+    }
+    // Any other key that is known under another request is a mistake of the caller's.
+    let reused = shop.void("other", "pay_00000000000000000000000000000000");
+    assert_eq!(reused.await.problem(), "idempotency-key-reused");
+    world.settle_and_audit(ENOUGH).await;
+}
+
 /// Whoever wins the race between a payment and its cancellation: after that was answered, nobody is told `201`.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_after_an_answered_cancellation_is_told_201() {

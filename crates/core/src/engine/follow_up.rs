@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::create::{Begun, answers, not_new};
@@ -63,7 +64,7 @@ impl Engine {
         let until = shared.wait(request.wait, None).until;
         let payment = match by(until, shared.store.payment(request.payment)).await {
             Ok(Some(payment)) => payment,
-            Ok(None) => return shared.no_payment(&request).await,
+            Ok(None) => return shared.no_payment(&request, until).await,
             Err(_) => return Outcome::Refused(Refusal::LedgerUnavailable { asked: false }),
         };
         let asked = request.amount;
@@ -140,12 +141,13 @@ fn money(payment: &Payment, minor: i64) -> Money {
 }
 
 impl Shared {
-    async fn no_payment(&self, request: &FollowUpRequest) -> Outcome {
-        match self
-            .store
-            .operation_by_key(&request.client, &request.key)
-            .await
-        {
+    async fn no_payment(&self, request: &FollowUpRequest, until: Instant) -> Outcome {
+        let known = self.store.operation_by_key(&request.client, &request.key);
+        match by(until, known).await {
+            // A cancelled key has one answer, whatever the request.
+            Ok(Some(known)) if known.cancel_requested_at.is_some() => {
+                self.replay(known, until).await
+            }
             Ok(Some(known)) if known.state.name() != StateName::NotSent => {
                 Outcome::Refused(Refusal::KeyReused)
             }
