@@ -85,7 +85,11 @@ async fn an_installation_is_made_run_and_explained_by_commands() {
     );
 
     let decide = [parked.as_str(), "--as", "failed", "--who", "Ann", "--why"];
-    let pan = [&decide[..], &["card 4012000098765439 is not in their books"]].concat();
+    let pan = [
+        &decide[..],
+        &["card 4012000098765439 is not in their books"],
+    ]
+    .concat();
     refused(&gateway("resolve", &config, &pan).await);
     let approved = [&parked, "--as", "approved", "--who", "Ann", "--why", "seen"];
     let approved = refused(&gateway("resolve", &config, &approved).await);
@@ -158,7 +162,11 @@ async fn a_configuration_is_refused_with_all_its_faults() {
         format!("[server.tls]\ncertificate_file = \"{nothing}\"\nkey_file = \"{nothing}\"\n");
     let text = world.process_options("bad").config;
     let text = text.replace("currencies = [\"USD\"]", "currencies = [\"JPY\"]");
-    for (name, content) in [("token", "short"), ("fingerprint", "short"), ("jwt.pem", "?")] {
+    for (name, content) in [
+        ("token", "short"),
+        ("fingerprint", "short"),
+        ("jwt.pem", "?"),
+    ] {
         put(name, content);
     }
     let config = world.folder().join("gateway.toml");

@@ -58,12 +58,18 @@ fn complete(path: &str, method: &str, operation: &mut Value) {
             .as_array_mut()
             .into_iter()
             .for_each(|parameters| parameters.extend(headers()));
-        answer_headers(&mut operation["responses"]["201"]);
     }
     let responses = operation["responses"].as_object_mut();
     let responses = responses.expect("every route declares its answers");
     for (status, kinds) in problems(path, method, moves_money) {
-        responses.insert(status.to_string(), problem_response(&kinds));
+        responses.insert(status.to_string(), problem_response(status, &kinds));
+    }
+    if moves_money {
+        responses.insert("200".into(), in_short());
+        // The answers of a record; all others are about this request alone.
+        for status in ["200", "201", "402", "410", "504"] {
+            answer_headers(&mut responses[status]);
+        }
     }
 }
 
@@ -84,13 +90,38 @@ fn headers() -> [Value; 2] {
 }
 
 fn answer_headers(response: &mut Value) {
-    let text =
-        |description: &str| json!({ "description": description, "schema": { "type": "string" } });
-    response["headers"] = json!({
-        "Idempotent-Replayed": text("`true` on a repeat."),
-        "Idempotency-First-Attempt": text("On a repeat: when the key was first seen, RFC 3339."),
-        "Payment-State": text("The payment's status of today, which a replayed body does not tell."),
-    });
+    for (name, description) in [
+        ("Idempotent-Replayed", "`true` on a repeat."),
+        (
+            "Idempotency-First-Attempt",
+            "On a repeat: when the key was first seen, RFC 3339.",
+        ),
+        (
+            "Payment-State",
+            "The payment's status of today, which a replayed body does not tell.",
+        ),
+    ] {
+        response["headers"][name] =
+            json!({ "description": description, "schema": { "type": "string" } });
+    }
+}
+
+/// What is left of a final answer after its retention.
+fn in_short() -> Value {
+    let id = |description: &str| json!({ "type": ["string", "null"], "description": description });
+    json!({
+        "description": "A final outcome, long past: what became of the key. Nothing was executed.",
+        "content": { "application/json": { "schema": {
+            "type": "object",
+            "required": ["operation", "payment", "verb", "state"],
+            "properties": {
+                "operation": { "type": "string", "description": "`op_…`" },
+                "payment": id("`pay_…`; null where there is none."),
+                "verb": { "type": "string" },
+                "state": { "type": "string" },
+            },
+        } } },
+    })
 }
 
 /// The problem types of a route, by status.
@@ -104,15 +135,13 @@ fn problems(path: &str, method: &str, moves_money: bool) -> Vec<(u16, Vec<Kind>)
         | Kind::KeysUnavailable
         | Kind::LedgerUnavailable
         | Kind::MalformedRequest => true,
-        Kind::NotFound => !is_create || method == "get",
+        Kind::NotFound => path.contains("{id}") || path == "/v1/operations",
         Kind::PayloadTooLarge
         | Kind::UnsupportedMediaType
         | Kind::InvalidRequest
         | Kind::RequestTimeout => method == "post",
         Kind::NotCancellable => path == "/v1/cancellations",
-        Kind::PossibleDuplicate | Kind::Reversed | Kind::Cancelled => {
-            moves_money && path == "/v1/payments"
-        }
+        Kind::PossibleDuplicate => moves_money && path == "/v1/payments",
         Kind::PaymentBusy | Kind::InvalidState => moves_money && !is_create,
         Kind::NotSettled => path.ends_with("/refunds"),
         Kind::AlreadySettled => path.ends_with("/voids"),
@@ -123,6 +152,8 @@ fn problems(path: &str, method: &str, moves_money: bool) -> Vec<(u16, Vec<Kind>)
         | Kind::Declined
         | Kind::Duplicate
         | Kind::Failed
+        | Kind::Reversed
+        | Kind::Cancelled
         | Kind::Overloaded
         | Kind::UpstreamUnavailable
         | Kind::Draining
@@ -143,15 +174,24 @@ fn problems(path: &str, method: &str, moves_money: bool) -> Vec<(u16, Vec<Kind>)
     by_status
 }
 
-fn problem_response(kinds: &[Kind]) -> Value {
+fn problem_response(status: u16, kinds: &[Kind]) -> Value {
     let slugs: Vec<_> = kinds
         .iter()
         .map(|kind| format!("`{}`", kind.meaning().slug))
         .collect();
-    json!({
+    let mut response = json!({
         "description": format!("{}: see /problems", slugs.join(", ")),
         "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
-    })
+    });
+    let surely = matches!(status, 429 | 503 | 504);
+    if surely || kinds.contains(&Kind::PaymentBusy) {
+        response["headers"]["Retry-After"] = json!({
+            "description": "Seconds after which a repeat makes sense.",
+            "required": surely,
+            "schema": { "type": "integer", "minimum": 1 },
+        });
+    }
+    response
 }
 
 /// Rust's `Option` is described as "or null"; our readers refuse null and our answers leave the member out.

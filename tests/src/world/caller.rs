@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use super::contract::assert_declared;
+
 /// Longer than any wait the gateway allows: a caller that hears nothing is a failed test, not a hung one.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -120,15 +122,21 @@ impl Caller {
         headers: &[(&str, &str)],
     ) -> Result<Reply, reqwest::Error> {
         let mut request = self
-            .http
-            .request(Method::POST, format!("{}{path}", self.url))
-            .bearer_auth(&self.token)
+            .request(Method::POST, path)
             .header("content-type", "application/json")
             .body(body);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        read(request.send().await?).await
+        let reply = read(request.send().await?).await?;
+        assert_declared(&Method::POST, path, &reply);
+        Ok(reply)
+    }
+
+    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.http
+            .request(method, format!("{}{path}", self.url))
+            .bearer_auth(&self.token)
     }
 
     /// Sends a POST over a connection of its own and reads nothing: dropping the stream is hanging up.
@@ -162,23 +170,18 @@ impl Caller {
     }
 
     pub async fn get(&self, path: &str) -> Reply {
-        let request = self
-            .http
-            .get(format!("{}{path}", self.url))
-            .bearer_auth(&self.token);
-        read(request.send().await.expect("an answer"))
-            .await
-            .expect("a body")
+        self.without_body(Method::GET, path).await
     }
 
     pub async fn delete(&self, path: &str) -> Reply {
-        let request = self
-            .http
-            .delete(format!("{}{path}", self.url))
-            .bearer_auth(&self.token);
-        read(request.send().await.expect("an answer"))
-            .await
-            .expect("a body")
+        self.without_body(Method::DELETE, path).await
+    }
+
+    async fn without_body(&self, method: Method, path: &str) -> Reply {
+        let answer = self.request(method.clone(), path).send().await;
+        let reply = read(answer.expect("an answer")).await.expect("a body");
+        assert_declared(&method, path, &reply);
+        reply
     }
 
     /// `POST /v1/payments`.

@@ -6,6 +6,7 @@
 mod around;
 mod caller;
 mod config;
+mod contract;
 mod records;
 mod truth;
 

@@ -180,12 +180,23 @@ fn every_money_moving_route_names_its_key_and_all_its_answers() {
             "{path}: {names:?}"
         );
         for status in [
-            "201", "400", "401", "402", "403", "413", "415", "422", "429", "500", "503", "504",
+            "200", "201", "400", "401", "402", "403", "408", "410", "413", "415", "422", "429",
+            "500", "503", "504",
         ] {
             assert!(
                 operation["responses"][status].is_object(),
                 "{path} {status}"
             );
+        }
+        let names_a_payment = path.contains("{id}");
+        assert_eq!(operation["responses"]["404"].is_object(), names_a_payment);
+        assert_eq!(
+            operation["responses"]["409"].is_object(),
+            path != "/v1/verifications"
+        );
+        for status in ["429", "503", "504"] {
+            let header = &operation["responses"][status]["headers"]["Retry-After"];
+            assert_eq!(header["required"], true, "{path} {status}");
         }
         assert!(
             operation["requestBody"]["content"]["application/json"].is_object(),

@@ -145,7 +145,7 @@ kinds! {
         "The client's rate is used up. This request sent nothing. Repeat with the same key after Retry-After seconds.";
     Internal = "internal", INTERNAL_SERVER_ERROR, SameKey, Unknown,
         "Something went wrong on our side",
-        "A fault of the gateway. The outcome is recorded and will be resolved. Repeat with the same key to learn it.";
+        "A fault of the gateway. Whatever was recorded is resolved like everything else. Repeat with the same key to learn it.";
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, SameKey, Unknown,
         "The gateway is at its limit",
         "All places for running payments are taken. This request sent nothing. Repeat with the same key after Retry-After seconds.";

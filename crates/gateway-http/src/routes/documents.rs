@@ -105,7 +105,7 @@ pub struct OperationDetail {
     pub resolves_by: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cancel_requested_at: Option<String>,
-    /// The status, `type` and advice that a POST with its key is answered with.
+    /// What a POST with its key is answered with.
     pub answer: AnswerSummary,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
@@ -113,11 +113,14 @@ pub struct OperationDetail {
     pub timeline: Vec<EventDocument>,
 }
 
-/// What a POST with the key of an operation is answered with.
+/// What a POST with the key of an operation is answered with: its status, and what that says of the money.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub struct AnswerSummary {
+    /// 200, 201, or a problem's.
     pub status: u16,
+    /// `yes`, or a problem's `no`, `returned` or `unknown`.
     pub money_moved: &'static str,
+    /// Never another answer again.
     pub r#final: bool,
 }
 
