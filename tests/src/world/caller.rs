@@ -61,15 +61,19 @@ pub fn sale(minor: i64) -> Value {
 
 impl Caller {
     pub fn new(url: impl Into<String>, token: impl Into<String>) -> Self {
-        let http = reqwest::Client::builder()
-            .timeout(PATIENCE)
-            .no_proxy()
-            .build()
-            .expect("an HTTP client");
         Self {
             url: url.into(),
             token: token.into(),
-            http,
+            http: client(None),
+        }
+    }
+
+    /// The same caller, who trusts this certificate (PEM) and no other, over connections of its own.
+    #[must_use]
+    pub fn trusting(&self, certificate: &str) -> Self {
+        Self {
+            http: client(Some(certificate)),
+            ..self.clone()
         }
     }
 
@@ -254,6 +258,19 @@ impl Caller {
 /// The body of a capture or refund.
 pub fn amount(minor: i64) -> Value {
     json!({"amount": {"value": minor, "currency": "USD"}})
+}
+
+/// An HTTP client that trusts this certificate (PEM) and no other.
+pub(super) fn client(certificate: Option<&str>) -> reqwest::Client {
+    let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy();
+    let client = match certificate {
+        Some(pem) => {
+            let trusted = reqwest::Certificate::from_pem(pem.as_bytes()).expect("PEM");
+            client.tls_certs_only([trusted])
+        }
+        None => client,
+    };
+    client.build().expect("an HTTP client")
 }
 
 async fn read(answer: reqwest::Response) -> Result<Reply, reqwest::Error> {

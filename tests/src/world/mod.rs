@@ -28,6 +28,7 @@ pub use config::WorldConfig;
 pub use records::Records;
 pub use truth::Tolerance;
 
+use crate::simulators::tls::LoopbackTls;
 use crate::simulators::{Options, Simulators};
 use crate::stack::{
     Algorithm, Database, Databases, GatewayOptions, GatewayProcess, RedisServer, StackError,
@@ -48,6 +49,8 @@ pub struct World {
     /// A Redis of this test's own, if it asked for one.
     pub redis: Option<RedisServer>,
     pub folder: TempDir,
+    /// What callers of the gateways trust, as PEM; plain HTTP when absent.
+    pub certificate: Option<String>,
 }
 
 impl World {
@@ -99,7 +102,40 @@ impl World {
             database: None,
             redis: None,
             folder,
+            certificate: None,
         }
+    }
+
+    /// On Postgres and Redis, with TLS on both sides: to the processor, and at the gateways' own edge.
+    pub async fn over_tls() -> Self {
+        let tls = LoopbackTls::new().expect("a certificate");
+        let options = Options {
+            tls: Some(tls.server),
+            ..Options::default()
+        };
+        let mut world = Self::on_postgres(options).await;
+        let path = |name: &str| world.folder.path().join(name).display().to_string();
+        let [authority, certificate, key] =
+            ["upstream-ca.pem", "server.crt", "server.key"].map(path);
+        std::fs::write(&authority, tls.root_pem).expect("written");
+        world.config.more_account = format!("ca_file = \"{authority}\"\n");
+        world.config.more_server = format!(
+            "[server.tls]\ncertificate_file = \"{certificate}\"\nkey_file = \"{key}\"\nreload_every = \"1s\"\n"
+        );
+        world.renew_certificate();
+        world
+    }
+
+    /// Writes a new certificate for the gateways, and its key. Whoever serves with TLS finds it.
+    pub fn renew_certificate(&mut self) -> &str {
+        let names = vec!["127.0.0.1".to_owned()];
+        let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+        let put = |name: &str, text: String| {
+            std::fs::write(self.folder.path().join(name), text).expect("written");
+        };
+        put("server.crt", made.cert.pem());
+        put("server.key", made.signing_key.serialize_pem());
+        self.certificate.insert(made.cert.pem())
     }
 
     /// Gives this test a Redis of its own, to flush and to stop.
@@ -140,13 +176,20 @@ impl World {
                 .expect("served until stopped");
         });
         let running = Running {
-            url: format!("http://127.0.0.1:{port}"),
+            url: format!("{}://127.0.0.1:{port}", self.scheme()),
             engine,
             stop,
             serving: Some(serving),
         };
-        running.ready().await;
+        running.ready(self.certificate.as_deref()).await;
         running
+    }
+
+    fn scheme(&self) -> &'static str {
+        match self.certificate {
+            Some(_) => "https",
+            None => "http",
+        }
     }
 
     /// A gateway in a process of its own, to be killed or stopped.
@@ -186,12 +229,16 @@ impl World {
 
     /// A caller of the client `shop`, with every scope.
     pub fn caller(&self, url: impl Into<String>) -> Caller {
-        Caller::new(url, self.key.mint(&claims("shop-1")))
+        self.caller_with(url, &claims("shop-1"))
     }
 
     /// A caller with claims of the test's own.
     pub fn caller_with(&self, url: impl Into<String>, claims: &serde_json::Value) -> Caller {
-        Caller::new(url, self.key.mint(claims))
+        let caller = Caller::new(url, self.key.mint(claims));
+        match &self.certificate {
+            Some(certificate) => caller.trusting(certificate),
+            None => caller,
+        }
     }
 
     /// Runs one statement in the ledger, beside the gateways: what no caller can bring about.
@@ -247,8 +294,8 @@ pub struct Running {
 }
 
 impl Running {
-    async fn ready(&self) {
-        let http = reqwest::Client::new();
+    async fn ready(&self, certificate: Option<&str>) {
+        let http = caller::client(certificate);
         let url = format!("{}/readyz", self.url);
         let ready = crate::stack::eventually(
             std::time::Duration::from_secs(20),
