@@ -14,6 +14,7 @@ mod cancellations;
 mod commands;
 mod connexpay_connector;
 mod documents;
+mod drains;
 mod duplicates;
 mod events;
 mod faults;

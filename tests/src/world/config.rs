@@ -19,6 +19,7 @@ pub struct WorldConfig {
     pub connect_timeout: String,
     pub wait_max: String,
     pub horizon: String,
+    pub drain_timeout: String,
     /// How often the resolver looks for work.
     pub scan_every: String,
     pub permits_max: usize,
@@ -53,6 +54,7 @@ impl WorldConfig {
             connect_timeout: "500ms".to_owned(),
             wait_max: "4s".to_owned(),
             horizon: "6s".to_owned(),
+            drain_timeout: "6s".to_owned(),
             scan_every: "100ms".to_owned(),
             permits_max: 10_000,
             permits_per_client_max: 10_000,
@@ -130,7 +132,7 @@ impl WorldConfig {
             r#"[server]
 listen = "127.0.0.1:{port}"
 request_timeout_max = "{wait_max}"
-drain_timeout = "6s"
+drain_timeout = "{drain_timeout}"
 {more_server}
 [telemetry]
 log = "{log}"
@@ -185,6 +187,7 @@ trust_429 = {trust_429}
 partial_captures = {partial_captures}
 
 "#,
+            drain_timeout = self.drain_timeout,
             more_auth = self.more_auth,
             more_ledger = self.more_ledger,
             more_lock = self.more_lock,
