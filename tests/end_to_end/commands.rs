@@ -75,7 +75,8 @@ async fn an_installation_is_made_run_and_explained_by_commands() {
     let stranger = gateway("token", &config, &[&named[..], &["nobody"]].concat()).await;
     assert!(refused(&stranger).contains("nobody"));
 
-    let serving = GatewayProcess::start_new(options).await.expect("served");
+    let mut serving = GatewayProcess::start_new(options).await.expect("served");
+    assert!(serving.leaves_no_core_file().expect("its limits"));
     let shop = Caller::new(serving.base_url(), token.trim());
     let parked = park(&world, &shop).await;
     let shown = told(&gateway("explain", &config, &[&parked]).await);

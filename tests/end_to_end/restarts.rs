@@ -47,6 +47,7 @@ impl LocalStack {
             answer.status().is_success().then_some(())
         });
         ready.await.expect("ready");
+        assert!(process.leaves_no_core_file().expect("its limits"));
         self.process = Some(process);
     }
 

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use gateway_http::process::forbid_core_dumps;
 use sandbox::bench::{self, Bench};
 use sandbox::local::{self, Local};
 use sandbox::simulators::command::{self, Simulate};
@@ -25,8 +26,17 @@ enum Command {
     Simulate(Simulate),
 }
 
+fn main() -> ExitCode {
+    // Simulators and local stack are given card data as the product is, if only that of tests. Before any thread starts.
+    if let Err(error) = forbid_core_dumps() {
+        eprintln!("core dumps cannot be turned off: {error}");
+        return ExitCode::FAILURE;
+    }
+    run()
+}
+
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn run() -> ExitCode {
     let done: Result<(), Box<dyn Error>> = match Arguments::parse().command {
         Command::Bench(wanted) => bench::run(wanted).await.map_err(Into::into),
         Command::Local(local) => local::run(local).await.map_err(Into::into),

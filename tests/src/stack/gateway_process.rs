@@ -124,6 +124,11 @@ impl GatewayProcess {
         self.running.as_ref().map(Process::id)
     }
 
+    /// As of [`Process::leaves_no_core_file`].
+    pub fn leaves_no_core_file(&mut self) -> Result<bool, StackError> {
+        running(&mut self.running)?.leaves_no_core_file()
+    }
+
     /// Everything it, and its earlier starts, have written: standard output, then standard error.
     pub fn output(&self) -> Result<String, StackError> {
         self.running

@@ -50,6 +50,16 @@ impl Process {
         self.child.id()
     }
 
+    /// Whether a crash of it would leave no core file (Linux: proc(5), `limits`).
+    pub fn leaves_no_core_file(&self) -> Result<bool, StackError> {
+        let path = format!("/proc/{}/limits", self.id());
+        let limits = std::fs::read_to_string(&path).doing(|| format!("reading {path}"))?;
+        let line = limits
+            .lines()
+            .find_map(|line| line.strip_prefix("Max core file size"));
+        Ok(line.is_some_and(|line| line.split_whitespace().take(2).eq(["0", "0"])))
+    }
+
     /// Everything written so far to standard output, then to standard error.
     pub fn output(&self) -> Result<String, StackError> {
         let read = |extension: &str| {
