@@ -55,7 +55,7 @@ impl From<connector::Fault> for Fault {
     }
 }
 
-/// The instance of a problem answer, left in the response's extensions for the access log.
+/// The instance of a problem answer, left in the response's extensions for metrics and log.
 #[derive(Clone, Debug)]
 pub struct Reported {
     pub kind: Kind,

@@ -160,7 +160,7 @@ async fn serve_one<S>(
     let mut is_ending = false;
     loop {
         tokio::select! {
-            // An error here is the caller's: gone, too slow, or not HTTP. The access log has what was answered.
+            // An error here is the caller's: gone, too slow, or not HTTP. What was answered is in the log and the metrics.
             _ended = connection.as_mut() => return,
             () = sleep_until(first_by), if first_is_due => {
                 if !has_asked.load(Ordering::Relaxed) {
