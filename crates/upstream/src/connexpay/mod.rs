@@ -37,7 +37,7 @@ use gateway_core::card::{CardSource, StoredCard};
 use gateway_core::connector::{
     Answer, CallEvidence, Capabilities, Connector, Control, Decline, DeclineClass, Fault, Finding,
     LookUp, LookedUp, NotSent, Payer, PrepareError, Prepared, Repeat, ReversalForm, SendGate,
-    Subject, Undo, UndoBy, Undone, Verdict, WhenFound,
+    Subject, Undo, UndoBy, Undone, UnknownReason, Verdict, WhenFound,
 };
 use gateway_core::draft::Draft;
 use gateway_core::money::{Currency, Money};
@@ -246,7 +246,7 @@ impl<W: Transport> ConnexPay<W> {
                         token: Some(token.expose()),
                     },
                 };
-                answers::classify(&asked, &reply(&response))
+                after_another(answers::classify(&asked, &reply(&response)), evidence)
             }
             Outcome::NotSent(reason) => Verdict::NotSent(reason),
             Outcome::Unknown(reason) => Verdict::Unknown(reason),
@@ -281,6 +281,21 @@ impl<W: Transport> ConnexPay<W> {
             .await;
         admission.record(health(&verdict));
         with_card(verdict, payer)
+    }
+}
+
+/// The verdict on a send before which another one of this call left (its answer was a 401). Refused as a duplicate, it may
+/// be a duplicate of ours, whatever that 401 said.
+fn after_another(verdict: Verdict, evidence: &[CallEvidence]) -> Verdict {
+    let left = |call: &&CallEvidence| call.bytes_written > 0;
+    let sends = evidence.iter().filter(left).count();
+    match verdict {
+        Verdict::Declined(decline) | Verdict::Refused(decline)
+            if decline.class == DeclineClass::Duplicate && sends > 1 =>
+        {
+            Verdict::Unknown(UnknownReason::DuplicateOfOurs)
+        }
+        verdict => verdict,
     }
 }
 

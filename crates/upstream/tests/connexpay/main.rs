@@ -6,6 +6,7 @@
 
 mod look_ups;
 mod refunds;
+mod second_sends;
 mod sends;
 mod undo;
 mod world;
