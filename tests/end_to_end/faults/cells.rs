@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use sandbox::simulators::connexpay::{ConnexPay, EntryKind, Position, verb};
 use sandbox::simulators::{Fault, RequestRecord, Selector, Upstream};
 use sandbox::stack::eventually;
-use sandbox::world::{Caller, Reply, World, amount, sale};
+use sandbox::world::{Caller, Reply, World, WorldConfig, amount, sale};
 use serde_json::{Value, json};
 
 use super::stage::Stage;
@@ -430,7 +430,7 @@ impl Cell {
         } else if !effects.any(|effect| self.holds(effect, &position)) {
             wrong.push(format!("answered {end:?}, and the books hold {position:?}"));
         }
-        self.compare_sends(connexpay, world.config.trust_429, &detail, &mut wrong);
+        self.compare_sends(connexpay, &world.config, &detail, &mut wrong);
         (
             format!(
                 "{} · {} · {}",
@@ -519,7 +519,7 @@ impl Cell {
     fn compare_sends(
         &self,
         connexpay: &Upstream<ConnexPay>,
-        trust_429: bool,
+        config: &WorldConfig,
         detail: &Value,
         wrong: &mut Vec<String>,
     ) {
@@ -530,11 +530,16 @@ impl Cell {
             .collect();
         // A refusal that proves "not executed" is no send.
         let proven = |record: &&&RequestRecord| {
-            record.status == Some(401) || record.status == Some(429) && trust_429
+            record.status == Some(401) || record.status == Some(429) && config.trust_429
         };
         let sent = mine.len() - mine.iter().filter(proven).count();
         let counted = detail["sends"].as_u64().unwrap_or_default();
-        if !self.act.is_repeatable() && sent > 1 {
+        let sends_max = match self.act {
+            act if act.is_create() && config.resend_identical => 2,
+            act if act.is_repeatable() => usize::MAX,
+            _ => 1,
+        };
+        if sent > sends_max {
             wrong.push(format!("sent {sent} times"));
         }
         if sent as u64 > counted {

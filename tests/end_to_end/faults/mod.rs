@@ -4,6 +4,7 @@ mod cells;
 mod matrix;
 mod outage;
 mod redirect;
+mod resend;
 mod stage;
 mod storm;
 mod undoing;

@@ -31,6 +31,12 @@ impl Pace {
         wait: 2,
         horizon: 4,
     };
+    /// As `QUICK`, with time for a second send within the caller's wait.
+    pub(super) const RESENT: Self = Self {
+        timeout: 1,
+        wait: 4,
+        horizon: 6,
+    };
     /// As `QUICK`, with time to bring about an outage before the first check.
     pub(super) const STEADY: Self = Self {
         timeout: 3,

@@ -56,6 +56,30 @@ async fn without_the_reversal_route_the_sale_that_is_found_is_voided() {
     assert_eq!(stage.connexpay().request_count_of(verb::VOID), 1);
 }
 
+/// An account without that route never asks for it: the sale is found, and voided by its id.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_no_reversal_by_number_is_configured_the_sale_is_voided() {
+    let mut world = World::new().await;
+    world.config.more_strategy = "timeout_reversal = false".to_owned();
+    let stage = Stage::with_controls(world, Pace::QUICK).await;
+    for kind in [Kind::CommitThenHang, Kind::HangBeforeCommit] {
+        let mut cell = Cell::prepare(&stage, Act::Sale, kind == Kind::HangBeforeCommit).await;
+        stage.strike(vec![cell.fault(&Fault::new(kind))]).await;
+        cell.ask(&stage.shop, stage.wait).await;
+        let expected = if cell.lasting {
+            DID_NOT_HAPPEN
+        } else {
+            REVERSED
+        };
+        end(&stage, &kind.name(), cell, expected).await;
+    }
+    assert_eq!(stage.connexpay().request_count_of(verb::VOID), 1);
+    assert_eq!(
+        stage.connexpay().request_count_of(verb::TIMEOUT_REVERSAL),
+        0
+    );
+}
+
 /// A row without our reference is nobody's: where the record behind it cannot be read, the sale is parked until it can.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_without_our_reference_is_not_believed() {

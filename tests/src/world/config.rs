@@ -29,12 +29,14 @@ pub struct WorldConfig {
     pub connections_per_host: Option<usize>,
     pub trust_429: bool,
     pub partial_captures: bool,
+    pub resend_identical: bool,
     /// The level of the gateways' log: `info`, `trace`.
     pub log: String,
     /// Where the gateways fetch verification keys, instead of the key file.
     pub jwks_url: Option<String>,
     /// Lines added to the account, to the section of that name, or at the end.
     pub more_account: String,
+    pub more_strategy: String,
     pub more_auth: String,
     pub more_ledger: String,
     pub more_lock: String,
@@ -61,9 +63,11 @@ impl WorldConfig {
             connections_per_host: None,
             trust_429: false,
             partial_captures: true,
+            resend_identical: false,
             log: "info".to_owned(),
             jwks_url: None,
             more_account: String::new(),
+            more_strategy: String::new(),
             more_auth: String::new(),
             more_ledger: String::new(),
             more_lock: String::new(),
@@ -185,6 +189,8 @@ late_arrival_horizon = "{horizon}"
 [accounts.acme-us.strategy]
 trust_429 = {trust_429}
 partial_captures = {partial_captures}
+resend_identical = {resend_identical}
+{more_strategy}
 
 "#,
             drain_timeout = self.drain_timeout,
@@ -199,6 +205,8 @@ partial_captures = {partial_captures}
             more_account = self.more_account,
             trust_429 = self.trust_429,
             partial_captures = self.partial_captures,
+            resend_identical = self.resend_identical,
+            more_strategy = self.more_strategy,
         );
         let _ = writeln!(text, "{}", self.more);
         text
