@@ -4,22 +4,36 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use sandbox::simulators::Options;
-use sandbox::simulators::connexpay::{EntryKind, verb};
+use sandbox::simulators::connexpay::{DeclineForm, EntryKind, verb};
 use sandbox::world::{World, claims, sale};
 
 /// A duplicate refusal of a first send is a decline. The sale it looked like belongs to somebody else: it is neither
 /// adopted as this key's nor reversed.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_duplicate_refusal_declines_and_leaves_the_other_sale_alone() {
+async fn a_duplicate_refusal_declines_and_leaves_the_other_alone() {
+    for form in [DeclineForm::Unprocessable, DeclineForm::Success] {
+        for (capture, kind) in [
+            ("automatic", EntryKind::Sale),
+            ("manual", EntryKind::AuthOnly),
+        ] {
+            a_duplicate_is_refused(form, capture, kind).await;
+        }
+    }
+}
+
+async fn a_duplicate_is_refused(form: DeclineForm, capture: &str, kind: EntryKind) {
     let mut options = Options::default();
     options.connexpay.duplicate_window_s = 3_600;
+    options.connexpay.decline_form = form;
+    let mut body = sale(150_00);
+    body["capture"] = capture.into();
     let world = World::on_postgres(options).await;
     let gateway = world.gateway().await;
     let theirs = world.caller_with(&gateway.url, &claims("other-1"));
     let shop = world.caller(&gateway.url);
-    let first = theirs.pay("k-1", &sale(150_00)).await.expect(201);
+    let first = theirs.pay("k-1", &body).await.expect(201);
 
-    let refused = shop.pay("k-1", &sale(150_00)).await.expect(402);
+    let refused = shop.pay("k-1", &body).await.expect(402);
     assert_eq!(refused.problem(), "duplicate");
     assert_eq!(
         (&refused.body["retry"], &refused.body["money_moved"]),
@@ -27,7 +41,7 @@ async fn a_duplicate_refusal_declines_and_leaves_the_other_sale_alone() {
     );
     assert_eq!(refused.body["decline"]["class"], "duplicate");
     assert_eq!(refused.body["decline"]["code"], "D0008");
-    let again = shop.pay("k-1", &sale(150_00)).await.expect(402);
+    let again = shop.pay("k-1", &body).await.expect(402);
     assert!(again.is_replay());
     assert_eq!(refused.bytes, again.bytes);
 
@@ -35,16 +49,19 @@ async fn a_duplicate_refusal_declines_and_leaves_the_other_sale_alone() {
     let connexpay = world.simulators.connexpay();
     let books = connexpay.books();
     let approved: Vec<_> = books
-        .of(EntryKind::Sale)
+        .of(kind)
         .into_iter()
-        .filter(|sale| sale.is_approved())
+        .filter(|entry| entry.is_approved())
         .collect();
     assert_eq!(approved.len(), 1);
     assert_eq!(
         approved[0].guid,
         first.body["operation"]["upstream_reference"]
     );
-    assert_eq!((approved[0].effective, books.net()), (150_00, 150_00));
+    assert_eq!(approved[0].effective, 150_00);
+    let positions = books.positions.values();
+    let total: i64 = positions.map(|position| position.net + position.held).sum();
+    assert_eq!(total, 150_00);
     for undoing in [verb::TIMEOUT_REVERSAL, verb::VOID, verb::RETURN] {
         assert_eq!(connexpay.request_count_of(undoing), 0, "{undoing}");
     }
@@ -61,10 +78,10 @@ async fn a_duplicate_refusal_declines_and_leaves_the_other_sale_alone() {
             .get(&format!("/v1/payments/{}", first.payment()))
             .await
             .body["status"],
-        "captured"
+        first.body["status"]
     );
     assert_eq!(
-        theirs.pay("k-1", &sale(150_00)).await.expect(201).bytes,
+        theirs.pay("k-1", &body).await.expect(201).bytes,
         first.bytes
     );
 }

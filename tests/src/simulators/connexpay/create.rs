@@ -14,6 +14,8 @@ use super::rules::{DeclineForm, Device, SequenceRule};
 
 pub(super) const AMOUNT_MIN: i64 = 50;
 pub(super) const AMOUNT_MAX: i64 = 99_999_999;
+/// "Duplicate request": the same amount on the same card, too soon.
+const TOO_QUICK: &str = "D0008";
 const REPLAY_WINDOW_MS: i64 = 30 * 60 * 1000;
 
 /// The top-level fields that every creation shares.
@@ -48,12 +50,17 @@ impl Desk<'_> {
         if let Some(reply) = self.seen_before(kind, &common, &filed.card)? {
             return Ok(reply);
         }
-        self.refuse_quick_repeat(&common, &filed.card)?;
+        let too_quick = self.is_quick_repeat(&common, &filed.card);
+        if too_quick && self.rules.decline_form == DeclineForm::Unprocessable {
+            return Err(Problem::Code(TOO_QUICK));
+        }
 
         let risk_email = risk_email.or(presented.email).unwrap_or_default();
         let risky = risk_email.eq_ignore_ascii_case(RISK_DECLINE_EMAIL);
         let expiry = filed.card.expiry.as_str();
-        let objection = if let Some(Twist::Decline { code, .. }) = twist {
+        let objection = if too_quick {
+            Some(TOO_QUICK.to_owned())
+        } else if let Some(Twist::Decline { code, .. }) = twist {
             Some(code.clone().unwrap_or_else(|| "D2020".to_owned()))
         } else if risky {
             Some("E6054".to_owned())
@@ -354,11 +361,12 @@ impl Desk<'_> {
         })
     }
 
-    fn refuse_quick_repeat(&self, common: &Common, card: &CardOnFile) -> Result<(), Problem> {
+    /// Whether it looks like one that was approved just now.
+    fn is_quick_repeat(&self, common: &Common, card: &CardOnFile) -> bool {
         let window_ms = i64::try_from(self.rules.duplicate_window_s)
             .unwrap_or(i64::MAX / 1000)
             .saturating_mul(1000);
-        let repeated = window_ms > 0
+        window_ms > 0
             && common.amount > 0
             && self
                 .ledger
@@ -374,12 +382,7 @@ impl Desk<'_> {
                             .card
                             .as_ref()
                             .is_some_and(|known| known.token == card.token)
-                });
-        if repeated {
-            Err(Problem::Code("D0008"))
-        } else {
-            Ok(())
-        }
+                })
     }
 
     /// For authorization code and reference number; grows with the books, so it is the same after a restart.
