@@ -13,6 +13,7 @@ mod canary;
 mod cancellations;
 mod commands;
 mod connexpay_connector;
+mod declines;
 mod documents;
 mod drains;
 mod duplicates;

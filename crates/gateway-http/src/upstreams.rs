@@ -145,6 +145,7 @@ fn connexpay_config(
         timeout_reversal: account.strategy.timeout_reversal,
         resend_identical: account.strategy.resend_identical,
         partial_captures: account.strategy.partial_captures,
+        unlisted_code: account.strategy.unlisted_code,
         ..ConnexPayConfig::new(
             &account.base_url,
             &account.device_guid,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use gateway_core::money::Currency;
+use gateway_upstream::connexpay::UnlistedCode;
 use serde::Deserialize;
 
 use super::secret::{self, SecretRef};
@@ -107,6 +108,8 @@ pub struct Strategy {
     pub resend_identical: bool,
     /// The account captures less than was authorized.
     pub partial_captures: bool,
+    /// What a decline proves whose code no list has.
+    pub unlisted_code: UnlistedCode,
 }
 
 impl Default for Strategy {
@@ -117,6 +120,7 @@ impl Default for Strategy {
             timeout_reversal: true,
             resend_identical: false,
             partial_captures: false,
+            unlisted_code: UnlistedCode::Unknown,
         }
     }
 }

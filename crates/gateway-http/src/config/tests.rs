@@ -276,7 +276,7 @@ fn values_are_looked_at_together() {
             "unknown variant",
         ),
         (&["telemetry"], "log", "info,,=".into(), "telemetry.log"),
-    ] as [(&[&str], &str, Value, &str); 26];
+    ] as [(&[&str], &str, Value, &str); 27];
     for (path, key, value, wanted) in cases {
         let shown = format!("{path:?}.{key} = {value}");
         let faults = faults_with(path, key, value);
@@ -394,4 +394,14 @@ fn what_cannot_be_read_is_listed_at_once() {
             "{name}: {faults:#?}"
         );
     }
+}
+
+#[test]
+fn an_unlisted_code_is_unknown_or_a_decline() {
+    let strategy = ["accounts", "acme-us", "strategy"];
+    for known in ["unknown", "declined"] {
+        assert_eq!(faults_with(&strategy, "unlisted_code", known), [""; 0]);
+    }
+    let faults = faults_with(&strategy, "unlisted_code", "approved");
+    assert!(faults[0].contains("`unknown` or `declined`"), "{faults:?}");
 }

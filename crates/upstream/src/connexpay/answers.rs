@@ -9,6 +9,7 @@ use gateway_core::connector::{
 };
 use gateway_core::money::Money;
 use gateway_core::pan_scan::redact;
+use serde::Deserialize;
 
 use super::codes::{self, Class, Listed};
 use super::scrub::Scrub;
@@ -26,7 +27,8 @@ pub(super) enum Shape {
 }
 
 /// What to make of a decline whose code is in no table: regions other than the US have tables of their own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum UnlistedCode {
     /// It proves nothing: the payment is looked up and reversed.
     #[default]
