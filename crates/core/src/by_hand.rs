@@ -111,10 +111,39 @@ pub async fn resolve(
     let check_after = undo.then_some(Duration::ZERO);
     let mut settlement = operation.settlement(to, "decided_by_a_person", &[], check_after);
     settlement.evidence = serde_json::json!({ "who": decider.who, "why": decider.why });
-    match store.settle(&[Arc::new(settlement)]).await?.pop() {
-        Some(Settled::Applied(operation)) => Ok(*operation),
-        Some(Settled::Stale(_)) | None => Err(DecisionError::Moved),
+    let decided = match store.settle(&[Arc::new(settlement)]).await?.pop() {
+        Some(Settled::Applied(operation)) => *operation,
+        Some(Settled::Stale(_)) | None => return Err(DecisionError::Moved),
+    };
+    if !undo {
+        end_reversal(store, id, decider).await?;
     }
+    Ok(decided)
+}
+
+/// Nothing asks any more what became of a reversal whose operation a person ended: it ends with it. Stale is well: somebody
+/// learned just now how it ended.
+async fn end_reversal(
+    store: &dyn Store,
+    of: OperationId,
+    decider: &Decider,
+) -> Result<(), DecisionError> {
+    let Some(reversal) = store.reversal_of(of).await? else {
+        return Ok(());
+    };
+    if reversal.state.is_final() || reversal.state.name() == StateName::NotSent {
+        return Ok(());
+    }
+    let to = State::Failed {
+        failure: Failure::ByPerson {
+            who: decider.who.clone(),
+            why: decider.why.clone(),
+        },
+    };
+    let mut settlement = reversal.settlement(to, "decided_by_a_person", &[], None);
+    settlement.evidence = serde_json::json!({ "who": decider.who, "why": decider.why });
+    store.settle(&[Arc::new(settlement)]).await?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -122,11 +151,12 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::connector::ReversalForm;
     use crate::operation::ParkedReason;
     use crate::payment::PaymentStatus;
     use crate::store::SqliteStore;
     use crate::store::contract::{
-        Ledger, begin, charged, end, payment_of, read, sale, unknown, wish,
+        Ledger, begin, charged, end, payment_of, read, reversal, sale, unknown, wish,
     };
 
     /// A ledger in a file of its own, which the system removes with its temporary files.
@@ -213,6 +243,22 @@ mod tests {
         let refused = resolve(&*ledger, open.id, nameless, &jane("because")).await;
         assert!(matches!(refused, Err(DecisionError::NoReference)));
         assert_eq!(read(&ledger, open.id).await.state.name(), StateName::Parked);
+    }
+
+    #[tokio::test]
+    async fn a_reversal_ends_with_what_it_was_to_undo() {
+        let ledger = ledger().await;
+        let open = parked(&ledger).await;
+        let wanted = reversal(&open, ReversalForm::ByReference, None);
+        ledger.begin_reversal(&wanted).await.expect("recorded");
+        let open = read(&ledger, open.id).await;
+        let decided = resolve(&*ledger, open.id, Decision::Failed, &jane("not there")).await;
+        assert_eq!(decided.expect("taken").state.name(), StateName::Failed);
+        let ended = ledger.reversal_of(open.id).await.expect("readable");
+        let ended = ended.expect("begun");
+        assert_eq!(ended.state.name(), StateName::Failed);
+        let timeline = ledger.timeline(ended.id).await.expect("readable");
+        assert_eq!(timeline.last().expect("an event").evidence["who"], "jane");
     }
 
     #[tokio::test]
