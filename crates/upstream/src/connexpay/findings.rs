@@ -184,11 +184,7 @@ impl<W: Transport> Asking<'_, W> {
         };
         // A hold is never settled, whatever its batch says.
         let settled = shape == Shape::Sale && is_settled(&record);
-        let is_part = record
-            .processor_status_code
-            .as_deref()
-            .is_some_and(codes::is_partial);
-        if is_part && amount == asked && remaining == asked.minor() {
+        if is_part(&record) && amount == asked && remaining == asked.minor() {
             let detail = "approved in part, without saying how much".to_owned();
             return Finding::Contradiction { detail };
         }
@@ -393,7 +389,9 @@ impl<W: Transport> Asking<'_, W> {
             .into_iter()
             .filter_map(|amount| self.money(amount))
             .find(|amount| !amount.is_zero());
-        if captured.is_some_and(|amount| amount != self.subject.amount) {
+        // The amount may be what was asked for, where the code says that it is a part.
+        let in_part = is_part(capture) || sale.is_some_and(is_part);
+        if in_part || captured.is_some_and(|amount| amount != self.subject.amount) {
             let detail = "another amount was captured than asked".to_owned();
             return Finding::Contradiction { detail };
         }
@@ -511,13 +509,9 @@ impl<W: Transport> Asking<'_, W> {
             Some(amount) => self.money(Some(amount))?,
             None => self.subject.amount,
         };
-        let is_part = record
-            .processor_status_code
-            .as_deref()
-            .is_some_and(codes::is_partial);
         let left = self
             .money(record.effective_amount.as_ref())
-            .filter(|_| is_part);
+            .filter(|_| is_part(record));
         let parts = [self.money(record.partially_approved_amount.as_ref()), left];
         let smallest = parts
             .into_iter()
@@ -560,6 +554,12 @@ fn names(capture: &Record, authorization: &str) -> bool {
         .and_then(|auth| auth.guid.as_deref());
     let named = capture.auth_only_guid.as_deref().or(nested);
     named.is_some_and(|theirs| theirs.eq_ignore_ascii_case(authorization))
+}
+
+/// Approved for less than was asked, whatever its amounts say.
+pub(super) fn is_part(record: &Record) -> bool {
+    let code = record.processor_status_code.as_deref();
+    code.is_some_and(codes::is_partial)
 }
 
 /// Why an approved record may be no payment.

@@ -3,7 +3,7 @@
 use gateway_core::connector::{Finding, UpstreamIds};
 
 use super::answers::Status;
-use super::findings::could_not;
+use super::findings::{could_not, is_part};
 use super::requests::id;
 use super::searches::{Asking, Filter, Kind, PAGE, Stands, status};
 use super::wire::Record;
@@ -158,7 +158,9 @@ impl<W: Transport> Asking<'_, W> {
                 continue;
             }
             let told = record.amount.as_ref().or(row.amount.as_ref());
-            let is_our_amount = told.is_none_or(|told| self.money(Some(told)) == Some(amount));
+            // The amount may be what was asked for, where the code says that it is a part.
+            let is_our_amount =
+                !is_part(&record) && told.is_none_or(|told| self.money(Some(told)) == Some(amount));
             match record.sequence_number.as_deref() {
                 Some(theirs) if theirs.eq_ignore_ascii_case(self.subject.reference.as_str()) => {
                     returns.ours = Some((guid, is_our_amount));

@@ -329,3 +329,29 @@ async fn a_return_under_our_reference_of_another_amount_is_for_a_person() {
         assert_eq!(standing(&finding).is_some(), adopted, "{amount}");
     }
 }
+
+#[tokio::test]
+async fn a_return_that_was_done_in_part_is_for_a_person() {
+    for (code, adopted) in [("A0000", true), ("A0002", false)] {
+        let world = World::new(move |seen| match searched(seen).0.as_str() {
+            call if call.starts_with("GET /sales") => ok(&record(
+                SALE,
+                json!({"effectiveAmount": 10.0, "batchStatus": "Batch - Closed", "card": {"last4": "5439"}}),
+            )),
+            "POST /Search/Returns" => rows(&[
+                json!({"guid": RETURN, "status": "Transaction - Approved", "amount": 5.0}),
+            ]),
+            // The amount that was asked for, and a code that may say otherwise.
+            call if call.starts_with("GET /returns") => ok(&record(
+                RETURN,
+                json!({"saleGuid": SALE, "amount": 5.0, "sequenceNumber": REFERENCE, "processorStatusCode": code}),
+            )),
+            _ => Reply::Empty(404),
+        })
+        .await;
+        let subject = prepared(world.follow_up(Verb::Refund, 500, &[("sale", SALE)]), 1_500);
+        let finding = find(&world, &subject, None).await;
+        assert_eq!(contradiction(&finding), !adopted, "{code}: {finding:?}");
+        assert_eq!(standing(&finding).is_some(), adopted, "{code}");
+    }
+}
