@@ -3,6 +3,8 @@
 pub mod bench;
 pub mod local;
 pub mod memory_store;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod simulators;
 pub mod stack;
 pub mod world;

@@ -7,6 +7,8 @@ use clap::{Parser, Subcommand};
 use gateway_http::process::forbid_core_dumps;
 use sandbox::bench::{self, Bench};
 use sandbox::local::{self, Local};
+#[cfg(feature = "simulation")]
+use sandbox::simulation::{self, Simulation};
 use sandbox::simulators::command::{self, Simulate};
 
 #[derive(Debug, Parser)]
@@ -22,6 +24,9 @@ enum Command {
     Bench(Bench),
     /// Run gateway and simulated processors in one process until Ctrl-C.
     Local(Local),
+    /// Play whole worlds under seeds, with everything going wrong in them.
+    #[cfg(feature = "simulation")]
+    Simulation(Simulation),
     /// Serve the simulated processors and their control API until Ctrl-C.
     Simulate(Simulate),
 }
@@ -40,6 +45,14 @@ async fn run() -> ExitCode {
     let done: Result<(), Box<dyn Error>> = match Arguments::parse().command {
         Command::Bench(wanted) => bench::run(wanted).await.map_err(Into::into),
         Command::Local(local) => local::run(local).await.map_err(Into::into),
+        #[cfg(feature = "simulation")]
+        Command::Simulation(wanted) => {
+            return if simulation::run(&wanted) {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            };
+        }
         Command::Simulate(simulate) => command::run(simulate).await.map_err(Into::into),
     };
     match done {

@@ -73,6 +73,11 @@ impl MemoryStore {
         tables.entries.values().flatten().cloned().collect()
     }
 
+    /// How many transactions are committed: the number that the newest event's cursor names.
+    pub fn committed(&self) -> u64 {
+        self.tables().committed
+    }
+
     fn tables(&self) -> MutexGuard<'_, Tables> {
         // A transaction that panicked has taken back what it wrote.
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)

@@ -13,7 +13,7 @@ mod fault;
 mod gate;
 mod journal;
 mod json;
-mod site;
+pub(crate) mod site;
 #[cfg(test)]
 mod tests;
 pub mod tls;

@@ -119,7 +119,7 @@ impl Desk<'_> {
                 entry.approved
             );
             let transaction = Object::new()
-                .text("guid", &uuid::Uuid::new_v4().to_string())
+                .text("guid", &self.ledger.chance.uuid().to_string())
                 .number("expectedPayments", payments)
                 .text("filler", "ZZZ")
                 .text("incomingTransCode", &code);

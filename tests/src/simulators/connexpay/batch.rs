@@ -1,7 +1,6 @@
 //! Batches: what is open can be voided, what is closed is settled and can be returned.
 
 use http::StatusCode;
-use uuid::Uuid;
 
 use super::super::json::{Fields, Object, array};
 use super::super::site::Reply;
@@ -21,7 +20,7 @@ impl Desk<'_> {
             return (Some(open.guid.clone()), Vec::new());
         }
         let batch = Batch {
-            guid: Uuid::new_v4().to_string(),
+            guid: self.ledger.chance.uuid().to_string(),
             number: format!("{}", 201_781_801 + self.ledger.batches.len()),
             device: device.to_owned(),
             opened_ms: self.now_ms,

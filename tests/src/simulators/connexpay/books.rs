@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::card::CardOnFile;
+use super::surroundings::Chance;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -172,13 +173,18 @@ pub(super) struct Ledger {
     /// Digest of each living access token, with its end.
     pub(super) tokens: HashMap<String, i64>,
     salt: String,
+    /// Where its ids come from.
+    pub(super) chance: Chance,
     file: Option<File>,
 }
 
 impl Ledger {
     /// Reads the books kept in `dir`, or begins them; without `dir` they live in memory.
-    pub(super) fn open(dir: Option<&Path>) -> io::Result<Self> {
-        let mut ledger = Self::default();
+    pub(super) fn open(dir: Option<&Path>, chance: Chance) -> io::Result<Self> {
+        let mut ledger = Self {
+            chance,
+            ..Self::default()
+        };
         if let Some(dir) = dir {
             fs::create_dir_all(dir)?;
             let path = dir.join("connexpay.jsonl");
@@ -194,7 +200,8 @@ impl Ledger {
             ledger.file = Some(file);
         }
         if ledger.salt.is_empty() {
-            ledger.commit(vec![Change::Salt(uuid::Uuid::new_v4().to_string())])?;
+            let salt = ledger.chance.uuid().to_string();
+            ledger.commit(vec![Change::Salt(salt)])?;
         }
         Ok(ledger)
     }
@@ -237,11 +244,13 @@ impl Ledger {
             file.set_len(0)?;
         }
         let tokens = std::mem::take(&mut self.tokens);
+        let chance = std::mem::take(&mut self.chance);
         *self = Self {
+            chance,
             file,
             ..Self::default()
         };
-        let salt = Change::Salt(uuid::Uuid::new_v4().to_string());
+        let salt = Change::Salt(self.chance.uuid().to_string());
         let kept = tokens
             .into_iter()
             .map(|(digest, expires_ms)| Change::Token { digest, expires_ms });

@@ -82,7 +82,7 @@ impl Desk<'_> {
         let (batch, mut changes) = self.batch_for(kind, &common.device.guid);
         let number = self.next_number();
         let entry = Entry {
-            guid: Uuid::new_v4().to_string(),
+            guid: self.ledger.chance.uuid().to_string(),
             kind,
             state: match (&objection, risk_only) {
                 (Some(_), _) => EntryState::Declined,
@@ -294,7 +294,10 @@ impl Desk<'_> {
                 let (digest, known) = self.ledger.token_of(pan);
                 let last_four = pan[pan.len() - 4..].to_owned();
                 let card = CardOnFile {
-                    token: known.map_or_else(|| new_token(&last_four), |card| card.token.clone()),
+                    token: known.map_or_else(
+                        || new_token(self.ledger.chance.uuid(), &last_four),
+                        |card| card.token.clone(),
+                    ),
                     first_four: pan[..4].to_owned(),
                     last_four,
                     brand: card::brand(pan).to_owned(),
@@ -402,9 +405,8 @@ fn seen(first: &Entry) -> &'static str {
 
 const FIRST_NUMBER: i64 = 16_286_858;
 
-fn new_token(last_four: &str) -> String {
+fn new_token(random: Uuid, last_four: &str) -> String {
     const LETTERS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-    let random = Uuid::new_v4();
     // The first byte picks a letter: an all-digit token could be taken for a card number.
     let first = char::from(LETTERS[10 + usize::from(random.as_bytes()[0]) % 52]);
     let rest = random.as_bytes()[1..12]

@@ -1,7 +1,6 @@
 //! Capture, void, return and timeout reversal: what acts on an earlier transaction.
 
 use http::StatusCode;
-use uuid::Uuid;
 
 use super::super::json::Fields;
 use super::super::site::{Reply, Twist};
@@ -80,7 +79,7 @@ impl Desk<'_> {
             ..capture
         };
         let sale = Entry {
-            guid: Uuid::new_v4().to_string(),
+            guid: self.ledger.chance.uuid().to_string(),
             kind: EntryKind::Sale,
             parent: Some(capture.guid.clone()),
             sequence_number: None,
@@ -361,7 +360,7 @@ impl Desk<'_> {
         };
         let approved = if declined.is_some() { 0 } else { amount };
         Entry {
-            guid: Uuid::new_v4().to_string(),
+            guid: self.ledger.chance.uuid().to_string(),
             kind,
             state: if declined.is_some() {
                 EntryState::Declined

@@ -24,9 +24,11 @@ mod refusal;
 mod route;
 mod rules;
 mod search;
+mod surroundings;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Mutex;
@@ -47,20 +49,21 @@ pub use rules::{
 use self::books::{Change, Ledger};
 use self::refusal::{DENIED, Problem, SERVER, error};
 use self::route::Route;
+pub(crate) use self::surroundings::Surroundings;
 use super::fault::{Fault, Kind, Selector, Subject};
 use super::json::{Fields, Object};
 use super::site::{Processor, Received, Refusal, Reply, Twist};
-use super::{digest, locked, unix_ms};
+use super::{digest, locked};
 
 /// The processor's name in paths.
 pub const NAME: &str = "connexpay";
 
 /// Simulated ConnexPay.
-#[derive(Debug)]
 pub struct ConnexPay {
     ledger: Mutex<Ledger>,
     rules: Mutex<Rules>,
-    /// How far its clock is ahead of the real one.
+    clock_ms: Box<dyn Fn() -> i64 + Send + Sync>,
+    /// How far it is ahead of that clock.
     ahead_ms: AtomicI64,
 }
 
@@ -100,9 +103,19 @@ pub(super) fn magic_faults() -> Vec<Fault> {
 
 impl ConnexPay {
     pub(crate) fn open(dir: Option<&Path>, rules: Rules) -> io::Result<Self> {
+        Self::open_in(dir, rules, Surroundings::real())
+    }
+
+    pub(crate) fn open_in(
+        dir: Option<&Path>,
+        rules: Rules,
+        surroundings: Surroundings,
+    ) -> io::Result<Self> {
+        let (clock_ms, chance) = surroundings.split();
         Ok(Self {
-            ledger: Mutex::new(Ledger::open(dir)?),
+            ledger: Mutex::new(Ledger::open(dir, chance)?),
             rules: Mutex::new(rules),
+            clock_ms,
             ahead_ms: AtomicI64::new(0),
         })
     }
@@ -168,7 +181,7 @@ impl ConnexPay {
     }
 
     fn now_ms(&self) -> i64 {
-        unix_ms().saturating_add(self.ahead_ms.load(Ordering::Relaxed))
+        (self.clock_ms)().saturating_add(self.ahead_ms.load(Ordering::Relaxed))
     }
 
     /// Works on a request with the books held, so that each is decided as if alone.
@@ -181,6 +194,15 @@ impl ConnexPay {
             now_ms: self.now_ms(),
             request,
         })
+    }
+}
+
+impl fmt::Debug for ConnexPay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnexPay")
+            .field("ledger", &self.ledger)
+            .field("rules", &self.rules)
+            .finish_non_exhaustive()
     }
 }
 
@@ -258,7 +280,7 @@ impl Desk<'_> {
                 digest: digest.clone(),
             }));
         }
-        let random = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()];
+        let random = [self.ledger.chance.uuid(), self.ledger.chance.uuid()];
         let random = random.map(|part| part.simple().to_string()).concat();
         let token = format!("{}{random}", self.rules.token_prefix);
         let lifetime = i64::try_from(self.rules.token_lifetime_s).unwrap_or(i64::MAX / 1000);
