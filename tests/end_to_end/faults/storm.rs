@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::stage::{Pace, Stage};
 
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(3);
 /// Sales, and as many authorizations.
 const PAYMENTS: i64 = 16;
 /// Approved, at the least.
