@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::stage::{Pace, Stage};
 
-const PATIENCE: Duration = Duration::from_mins(3);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Sales, and as many authorizations.
 const PAYMENTS: i64 = 16;
 /// Approved, at the least.
@@ -36,8 +36,10 @@ const OF_MONEY: &[(Kind, u8)] = &[
     (Kind::SlowDrip, 4),
     (Kind::Decline422, 3),
     (Kind::Decline2xx, 3),
-    (Kind::PartialApproval, 4),
 ];
+
+/// And a create. A follow-up that is done in part waits for a person, and keeps its payment until then.
+const OF_A_CREATE: &[(Kind, u8)] = &[(Kind::PartialApproval, 4)];
 
 /// And a question, or a reversal.
 const OF_ASKING: &[(Kind, u8)] = &[
@@ -51,13 +53,8 @@ const OF_ASKING: &[(Kind, u8)] = &[
 ];
 
 fn faults() -> Vec<Fault> {
-    let money = [
-        verb::SALE,
-        verb::AUTH_ONLY,
-        verb::CAPTURE,
-        verb::VOID,
-        verb::RETURN,
-    ];
+    let creates = [verb::SALE, verb::AUTH_ONLY];
+    let follow_ups = [verb::CAPTURE, verb::VOID, verb::RETURN];
     let asking = [verb::TIMEOUT_REVERSAL, verb::SEARCH, verb::READ];
     let fault = |verb, (kind, chance): &(Kind, u8)| {
         let fault = Fault::on(*kind, verb).probability(f64::from(*chance) / 100.0);
@@ -67,13 +64,19 @@ fn faults() -> Vec<Fault> {
             _ => fault,
         }
     };
-    let money = money
-        .into_iter()
-        .flat_map(|verb| OF_MONEY.iter().map(move |chance| fault(verb, chance)));
-    let asking = asking
-        .into_iter()
-        .flat_map(|verb| OF_ASKING.iter().map(move |chance| fault(verb, chance)));
-    money.chain(asking).collect()
+    let each = |verbs: &[&'static str], chances: &[(Kind, u8)]| {
+        let pairs = verbs
+            .iter()
+            .flat_map(|verb| chances.iter().map(|chance| fault(*verb, chance)));
+        pairs.collect::<Vec<_>>()
+    };
+    [
+        each(&creates, OF_MONEY),
+        each(&creates, OF_A_CREATE),
+        each(&follow_ups, OF_MONEY),
+        each(&asking, OF_ASKING),
+    ]
+    .concat()
 }
 
 /// One intent and where it goes.
