@@ -37,7 +37,12 @@ impl<W: Transport> Asking<'_, W> {
         if let Some(guid) = id(subject, name) {
             match self.read(kind, guid).await {
                 Ok(record) => return self.known(shape, record).await,
-                Err(detail) => tracing::debug!(detail, "searching by reference instead"),
+                Err(unread) => {
+                    tracing::debug!(
+                        detail = String::from(unread),
+                        "searching by reference instead"
+                    );
+                }
             }
         }
         let reference = subject.reference.as_str();
@@ -59,14 +64,14 @@ impl<W: Transport> Asking<'_, W> {
                 Ok(_) => {}
                 // The row itself may carry it.
                 Err(_) if row.order_number.as_deref() == Some(reference) => ours.push(row),
-                Err(detail) => unread = Some(detail),
+                Err(why) => unread = Some(why),
             }
         }
         if !ours.is_empty() {
             return self.ours(shape, ours).await;
         }
-        if let Some(detail) = unread {
-            return Finding::CouldNotAsk { detail };
+        if let Some(unread) = unread {
+            return could_not(&String::from(unread));
         }
         if !nothing_came {
             return could_not("the search returned rows that are not ours: it ignores its filter");
@@ -445,10 +450,10 @@ impl<W: Transport> Asking<'_, W> {
                 )
             }
             // A row may be older than the void: it settles nothing, and contradicts nothing.
-            remaining if !stands.is_read && remaining == before => {
+            remaining if !stands.is_read() && remaining == before => {
                 Finding::NotFound { conclusive: false }
             }
-            _ if !stands.is_read => could_not("what stands is known from a search only"),
+            _ if !stands.is_read() => could_not("what stands is known from a search only"),
             remaining if remaining == before => {
                 match self.void_in_list(kind, &guid, reference).await {
                     Ok(None) => Finding::NotFound { conclusive: true },

@@ -51,7 +51,7 @@ async fn void(
         return Err(PrepareError::AlreadySettled);
     }
     Ok(Prepared {
-        baseline: stands.baseline(),
+        baseline: stands.baseline().map_err(could_not)?,
         ..prepared
     })
 }
@@ -80,7 +80,7 @@ async fn refund(
         return Err(PrepareError::NotSettled);
     }
     Ok(Prepared {
-        baseline: stands.baseline(),
+        baseline: stands.baseline().map_err(could_not)?,
         as_void,
         ..prepared
     })

@@ -47,7 +47,7 @@ impl<W: Transport> Asking<'_, W> {
             Ok(stands) => stands,
             Err(detail) => return Finding::CouldNotAsk { detail },
         };
-        if stands.is_read && before == Some(stands.remaining) {
+        if stands.is_read() && before == Some(stands.remaining) {
             return Finding::NotFound { conclusive: true };
         }
         let returns = self.returns_of(&sale, &stands.record).await;
@@ -80,7 +80,7 @@ impl<W: Transport> Asking<'_, W> {
             }
             None => {}
         }
-        let Some(before) = before.filter(|_| stands.is_read) else {
+        let Some(before) = before.filter(|_| stands.is_read()) else {
             return could_not(
                 "what stood of the sale before the refund, or stands now, is not known for certain",
             );
@@ -142,8 +142,8 @@ impl<W: Transport> Asking<'_, W> {
             };
             let record = match self.read(Kind::Returns, &guid).await {
                 Ok(record) => record,
-                Err(detail) => {
-                    returns.unread = Some(detail);
+                Err(unread) => {
+                    returns.unread = Some(unread.into());
                     continue;
                 }
             };

@@ -62,14 +62,40 @@ pub(super) struct Stands {
     /// Minor units.
     pub(super) remaining: i64,
     pub(super) settled: bool,
-    /// Told by the record itself. A row may be older than what it tells of: how fresh a search is, nobody documents.
-    pub(super) is_read: bool,
+    /// Why the record itself was not read, where this is told by a row of a search. A row may be older than what it tells
+    /// of: how fresh a search is, nobody documents.
+    unread: Option<Unread>,
 }
 
 impl Stands {
-    /// What a later comparison may start from: nothing that may have been out of date already.
-    pub(super) fn baseline(&self) -> Option<i64> {
-        self.is_read.then_some(self.remaining)
+    pub(super) fn is_read(&self) -> bool {
+        self.unread.is_none()
+    }
+
+    /// What a later comparison may start from: nothing that may have been out of date already. Where only this once nobody
+    /// answered there is none to be had, and what is lost without one may wait for a person; so it had better not be sent.
+    /// Where the processor has no such route there never is one.
+    pub(super) fn baseline(&self) -> Result<Option<i64>, String> {
+        match &self.unread {
+            None => Ok(Some(self.remaining)),
+            Some(Unread::NoRoute(_)) => Ok(None),
+            Some(Unread::NoAnswer(detail)) => Err(detail.clone()),
+        }
+    }
+}
+
+/// Why a record was not read.
+pub(super) enum Unread {
+    /// `404`: newer documents of this processor do not list the routes that read one record.
+    NoRoute(String),
+    NoAnswer(String),
+}
+
+impl From<Unread> for String {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::NoRoute(detail) | Unread::NoAnswer(detail) => detail,
+        }
     }
 }
 
@@ -96,13 +122,16 @@ impl<'a, W: Transport> Asking<'a, W> {
         guid: &str,
         reference: Option<&str>,
     ) -> Result<Stands, String> {
-        let (record, is_read) = match (self.read(kind, guid).await, reference) {
-            (Ok(record), _) => (record, true),
-            (Err(detail), None) => return Err(detail),
-            (Err(detail), Some(reference)) => {
+        let (record, unread) = match (self.read(kind, guid).await, reference) {
+            (Ok(record), _) => (record, None),
+            (Err(unread), None) => return Err(unread.into()),
+            (Err(unread), Some(reference)) => {
                 let rows = self.search(kind, &Filter::OrderNumber(reference)).await?;
                 let row = rows.into_iter().find(|row| is_guid(row, guid));
-                (row.ok_or(detail)?, false)
+                match row {
+                    Some(row) => (row, Some(unread)),
+                    None => return Err(unread.into()),
+                }
             }
         };
         if status(&record) != Some(Status::Approved) {
@@ -116,7 +145,7 @@ impl<'a, W: Transport> Asking<'a, W> {
             record,
             remaining,
             settled,
-            is_read,
+            unread,
         })
     }
 
@@ -207,7 +236,7 @@ impl<'a, W: Transport> Asking<'a, W> {
     }
 
     /// The record of a known id. Another record than asked for, or one of another device, is no answer.
-    pub(super) async fn read(&mut self, kind: Kind, guid: &str) -> Result<Record, String> {
+    pub(super) async fn read(&mut self, kind: Kind, guid: &str) -> Result<Record, Unread> {
         let (path, label) = kind.read(guid);
         let request = Request {
             method: Method::GET,
@@ -220,16 +249,21 @@ impl<'a, W: Transport> Asking<'a, W> {
             .connector
             .client
             .ask(&request, &mut self.evidence)
-            .await?;
+            .await
+            .map_err(Unread::NoAnswer)?;
         let reply = reply(&response);
         if !reply.is_success() {
-            return Err(format!("{label}: HTTP {}", reply.status));
+            let detail = format!("{label}: HTTP {}", reply.status);
+            return Err(if reply.status == StatusCode::NOT_FOUND {
+                Unread::NoRoute(detail)
+            } else {
+                Unread::NoAnswer(detail)
+            });
         }
-        let record = reply
-            .record()
-            .ok_or_else(|| format!("{label}: not a record"))?;
+        let no_answer = |what| Unread::NoAnswer(format!("{label}: {what}"));
+        let record = reply.record().ok_or_else(|| no_answer("not a record"))?;
         if !is_guid(&record, guid) {
-            return Err(format!("{label}: another record than asked for"));
+            return Err(no_answer("another record than asked for"));
         }
         let device = &self.connector.config.device_guid;
         if record
@@ -237,7 +271,7 @@ impl<'a, W: Transport> Asking<'a, W> {
             .as_ref()
             .is_some_and(|theirs| !theirs.eq_ignore_ascii_case(device))
         {
-            return Err(format!("{label}: a record of another device"));
+            return Err(no_answer("a record of another device"));
         }
         Ok(record)
     }

@@ -246,14 +246,15 @@ async fn the_sale_of_a_capture_is_fetched_where_its_answer_was_lost() {
 }
 
 /// A world in which records cannot be read, and the search shows the sale at so much.
-async fn sale_in_a_row(effective: f64, batch: &'static str) -> World {
+/// A sale that the search lists, while the route that reads one answers with this status.
+async fn sale_in_a_row(effective: f64, batch: &'static str, unread: u16) -> World {
     World::new(move |seen| match searched(seen) {
         (call, order) if call == "POST /Search/Sales" && order == CREATE => rows(&[record(
             SALE,
             json!({"effectiveAmount": effective, "batchStatus": batch}),
         )]),
         (call, _) if call == "POST /Search/Returns" => rows(&[]),
-        _ => Reply::Empty(404),
+        _ => Reply::Empty(unread),
     })
     .await
 }
@@ -261,13 +262,13 @@ async fn sale_in_a_row(effective: f64, batch: &'static str) -> World {
 #[tokio::test]
 async fn a_row_alone_never_proves_that_a_follow_up_did_not_happen() {
     for (effective, left) in [(15.0, 1_500), (10.0, 1_000), (5.0, 500)] {
-        let world = sale_in_a_row(effective, "Batch - Closed").await;
+        let world = sale_in_a_row(effective, "Batch - Closed", 404).await;
         let refund = world.follow_up(Verb::Refund, 500, &[("sale", SALE)]);
         let finding = find(&world, &prepared(refund, 1_500), None).await;
         assert!(could_not_ask(&finding), "{left}: {finding:?}");
     }
     let void = async |effective| {
-        let world = sale_in_a_row(effective, "Batch - Open").await;
+        let world = sale_in_a_row(effective, "Batch - Open", 404).await;
         let void = prepared(world.follow_up(Verb::Void, 1_500, &[("sale", SALE)]), 1_500);
         find(&world, &void, None).await
     };
@@ -279,10 +280,26 @@ async fn a_row_alone_never_proves_that_a_follow_up_did_not_happen() {
 
 #[tokio::test]
 async fn a_row_is_no_baseline() {
-    let world = sale_in_a_row(15.0, "Batch - Closed").await;
+    let world = sale_in_a_row(15.0, "Batch - Closed", 404).await;
     let refund = world.follow_up(Verb::Refund, 500, &[("sale", SALE)]);
     let form = world.connector.prepare(&refund).await.unwrap();
     assert_eq!((form.baseline, form.as_void), (None, false));
+}
+
+#[tokio::test]
+async fn what_stands_is_asked_again_rather_than_sent_without() {
+    for (verb, amount, batch) in [
+        (Verb::Refund, 500, "Batch - Closed"),
+        (Verb::Void, 1_500, "Batch - Open"),
+    ] {
+        let world = sale_in_a_row(15.0, batch, 500).await;
+        let follow_up = world.follow_up(verb, amount, &[("sale", SALE)]);
+        let form = world.connector.prepare(&follow_up).await;
+        assert!(
+            matches!(form, Err(PrepareError::CouldNotAsk(_))),
+            "{form:?}"
+        );
+    }
 }
 
 #[tokio::test]
