@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use sandbox::simulators::connexpay::{EntryKind, verb};
-use sandbox::simulators::{Moment, Selector};
-use sandbox::stack::{Databases, PostgresServer, TcpProxy, eventually};
+use sandbox::simulators::{self, Selector};
+use sandbox::stack::{Databases, Moment, PostgresServer, TcpProxy, eventually};
 use sandbox::world::{Caller, Reply, World, migrate, sale};
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -124,7 +125,7 @@ async fn payments_survive_a_ledger_that_is_away_for_twenty_seconds() {
 
     let connexpay = world.simulators.connexpay();
     let gate = connexpay.hold(
-        Moment::AfterCommit,
+        simulators::Moment::AfterCommit,
         Selector::verb(verb::SALE).amount(20_00),
     );
     let mut held = JoinSet::new();
@@ -232,7 +233,7 @@ async fn a_silent_ledger_keeps_no_caller_past_its_wait() {
 
     let connexpay = world.simulators.connexpay();
     let gate = connexpay.hold(
-        Moment::AfterCommit,
+        simulators::Moment::AfterCommit,
         Selector::verb(verb::SALE).amount(20_00),
     );
     let mut held = JoinSet::new();
@@ -276,5 +277,99 @@ async fn a_silent_ledger_keeps_no_caller_past_its_wait() {
         assert_eq!(reply.status, 201, "{}", reply.body);
     }
     shop.until_final(path, "new", &new_body).await.expect(201);
+    world.settle_and_audit(ENOUGH).await;
+}
+
+/// The same for who only asks, or cancels: the answer claims nothing, and comes when the caller's wait ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_ledger_keeps_no_reader_and_no_cancellation_past_its_wait() {
+    let mut world = World::new().await;
+    let database = world.database.as_ref().expect("on Postgres");
+    let server = database.server_address().expect("an address");
+    let proxy = TcpProxy::start(server).await.expect("a proxy");
+    let direct = database.url().to_owned();
+    world.config.ledger_url = database.url_through(proxy.port());
+    let gateway = world.gateway().await;
+    world.config.ledger_url = direct;
+    let shop = world.caller(&gateway.url);
+    let sold = shop.pay_surely("sold", &sale(1_00)).await;
+    let (payment, operation) = (sold.payment(), sold.operation());
+
+    // A slow machine on top of the second that each of them waits, and of the five of who does not say.
+    let patience = Duration::from_secs(4);
+    let assert_unknown = |reply: &Reply| {
+        assert_eq!(reply.problem(), "ledger-unavailable", "{}", reply.body);
+        assert_eq!(reply.body["money_moved"], "unknown");
+        assert_eq!(reply.body["retry"], "same-key");
+    };
+    let paths = [
+        format!("/v1/payments/{payment}"),
+        "/v1/payments".to_owned(),
+        "/v1/operations?idempotency_key=sold".to_owned(),
+        format!("/v1/operations/{operation}"),
+        "/v1/events".to_owned(),
+    ];
+    let cancel = async |key: &str| {
+        let body = json!({"idempotency_key": key}).to_string();
+        let headers = [("request-timeout", "1")];
+        shop.post_with("/v1/cancellations", body, &headers).await
+    };
+    proxy.pause();
+    let began = Instant::now();
+    let (reads, cancelled) = tokio::join!(
+        join_all(paths.iter().map(|path| shop.get_waiting(path, "1"))),
+        cancel("sold"),
+    );
+    reads.iter().chain([&cancelled]).for_each(assert_unknown);
+    assert!(
+        began.elapsed() < Duration::from_secs(1) + patience,
+        "{:?}",
+        began.elapsed()
+    );
+    let began = Instant::now();
+    let metadata = format!("/v1/payments/{payment}/metadata");
+    let (read, cancelled, erased) = tokio::join!(
+        shop.get(&paths[0]),
+        shop.cancel("sold"),
+        shop.delete(&metadata),
+    );
+    [&read, &cancelled, &erased]
+        .into_iter()
+        .for_each(assert_unknown);
+    assert!(
+        began.elapsed() < Duration::from_secs(5) + patience,
+        "{:?}",
+        began.elapsed()
+    );
+    proxy.resume();
+    let found = eventually(ENOUGH, "the ledger to speak", async || {
+        let found = shop.operation("sold").await;
+        (found.status == 200).then_some(found)
+    });
+    let found = found.await.expect("it was only silent");
+    assert_eq!(
+        found.body["cancel_requested_at"],
+        Value::Null,
+        "never asked"
+    );
+
+    // Silent in the middle of the write: the wish goes on without its caller.
+    let silent = Moment::AfterAnswer { ending: Vec::new() };
+    let silent = proxy.hold_at(silent, b"cancelled before it was seen");
+    let began = Instant::now();
+    assert_unknown(&cancel("unheard").await);
+    assert!(
+        silent.has_sprung() && began.elapsed() < Duration::from_secs(1) + patience,
+        "{:?}",
+        began.elapsed()
+    );
+    silent.release();
+    let wished = eventually(ENOUGH, "the wish", async || {
+        let found = shop.operation("unheard").await;
+        (found.status == 200).then_some(())
+    });
+    wished.await.expect("on record");
+    shop.pay("unheard", &sale(10_00)).await.expect(410);
+    assert_eq!(cancel("unheard").await.expect(201).body["state"], "done");
     world.settle_and_audit(ENOUGH).await;
 }

@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod json;
 pub mod ledger;
 pub mod openapi;
+pub mod patience;
 pub mod problem;
 pub mod process;
 pub mod rate;

@@ -49,16 +49,16 @@ fn complete(path: &str, method: &str, operation: &mut Value) {
         return;
     }
     let moves_money = method == "post" && path != "/v1/cancellations";
-    if moves_money {
-        let parameters = operation
-            .as_object_mut()
-            .expect("an operation is an object");
-        let parameters = parameters.entry("parameters").or_insert_with(|| json!([]));
-        parameters
-            .as_array_mut()
-            .into_iter()
-            .for_each(|parameters| parameters.extend(headers()));
-    }
+    let parameters = operation
+        .as_object_mut()
+        .expect("an operation is an object");
+    let parameters = parameters.entry("parameters").or_insert_with(|| json!([]));
+    let headers = moves_money.then(key_header).into_iter();
+    let headers = headers.chain([wait_header()]);
+    parameters
+        .as_array_mut()
+        .expect("parameters are a list")
+        .extend(headers);
     let responses = operation["responses"].as_object_mut();
     let responses = responses.expect("every route declares its answers");
     for (status, kinds) in problems(path, method, moves_money) {
@@ -73,20 +73,22 @@ fn complete(path: &str, method: &str, operation: &mut Value) {
     }
 }
 
-fn headers() -> [Value; 2] {
-    [
-        json!({
-            "name": "Idempotency-Key", "in": "header", "required": true,
-            "description": "Names this one intent, for ever. 1 to 255 printable ASCII characters, bare or as a quoted \
-                            string. Send it again with every retry.",
-            "schema": { "type": "string", "minLength": 1, "maxLength": 512 },
-        }),
-        json!({
-            "name": "Request-Timeout", "in": "header", "required": false,
-            "description": "How many seconds you wait for the answer. Ends your wait, never the work.",
-            "schema": { "type": "number", "exclusiveMinimum": 0, "maximum": 120 },
-        }),
-    ]
+fn key_header() -> Value {
+    json!({
+        "name": "Idempotency-Key", "in": "header", "required": true,
+        "description": "Names this one intent, for ever. 1 to 255 printable ASCII characters, bare or as a quoted \
+                        string. Send it again with every retry.",
+        "schema": { "type": "string", "minLength": 1, "maxLength": 512 },
+    })
+}
+
+fn wait_header() -> Value {
+    json!({
+        "name": "Request-Timeout", "in": "header", "required": false,
+        "description": "How many seconds you wait for the answer. Ends your wait, never the work. Unless given: the \
+                        account's timeout and 5 seconds; 5 where no processor is asked.",
+        "schema": { "type": "number", "exclusiveMinimum": 0, "maximum": 120 },
+    })
 }
 
 fn answer_headers(response: &mut Value) {

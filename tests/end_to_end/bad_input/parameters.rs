@@ -1,5 +1,6 @@
 //! Everything that the document forbids of headers, queries and paths, one wrong request after another.
 
+use http::Method;
 use sandbox::world::Reply;
 use serde_json::Value;
 
@@ -110,7 +111,10 @@ impl Parameter<'_> {
     pub(super) async fn send(&self, scene: &Scene<'_>, values: &[String]) -> Reply {
         let (path, body) = scene.valid(self.template);
         let key = scene.next_key();
-        let mut headers = vec![("idempotency-key", key.as_str())];
+        let mut headers = Vec::new();
+        if self.method == "post" {
+            headers.push(("idempotency-key", key.as_str()));
+        }
         let path = match self.place {
             "path" => self.template.replace("{id}", &values[0]),
             "query" => {
@@ -131,15 +135,11 @@ impl Parameter<'_> {
                 path
             }
         };
+        let shop = &scene.shop;
         match self.method {
-            "get" => scene.shop.get(&path).await,
-            "delete" => scene.shop.delete(&path).await,
-            "post" => {
-                scene
-                    .shop
-                    .post_with(&path, body.to_string(), &headers)
-                    .await
-            }
+            "get" => shop.ask_with(Method::GET, &path, &headers).await,
+            "delete" => shop.ask_with(Method::DELETE, &path, &headers).await,
+            "post" => shop.post_with(&path, body.to_string(), &headers).await,
             other => panic!("no requests with {other}"),
         }
     }

@@ -174,16 +174,27 @@ impl Caller {
     }
 
     pub async fn get(&self, path: &str) -> Reply {
-        self.without_body(Method::GET, path).await
+        self.ask_with(Method::GET, path, &[]).await
+    }
+
+    /// A GET that waits `seconds` at most.
+    pub async fn get_waiting(&self, path: &str, seconds: &str) -> Reply {
+        let headers = [("request-timeout", seconds)];
+        self.ask_with(Method::GET, path, &headers).await
     }
 
     pub async fn delete(&self, path: &str) -> Reply {
-        self.without_body(Method::DELETE, path).await
+        self.ask_with(Method::DELETE, path, &[]).await
     }
 
-    async fn without_body(&self, method: Method, path: &str) -> Reply {
-        let answer = self.request(method.clone(), path).send().await;
-        let reply = read(answer.expect("an answer")).await.expect("a body");
+    /// A request without a body whose headers, besides the token, are the test's own.
+    pub async fn ask_with(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> Reply {
+        let mut request = self.request(method.clone(), path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = request.send().await.expect("an answer");
+        let reply = read(answer).await.expect("a body");
         assert_declared(&method, path, &reply);
         reply
     }

@@ -1,11 +1,15 @@
 //! Cancellation: the wish to undo what a key did, does or will do, written down first and carried out by the resolver.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::{Engine, Shared};
 use crate::key::{Client, IdempotencyKey, UpstreamReference};
 use crate::operation::StateName;
 use crate::store::{CancelRecorded, CancelWish, Operation, StoreError};
+use crate::task;
 
 /// A cancellation and how far it has come.
 #[derive(Debug)]
@@ -34,18 +38,41 @@ pub enum CancelOutcome {
 }
 
 impl Engine {
-    /// Records the wish and answers at once. Repeating it is harmless and shows the progress.
-    pub async fn cancel(&self, client: Client, key: IdempotencyKey) -> CancelOutcome {
-        let shared = &self.shared;
+    /// Records the wish and answers at once, or at `until`. Repeating it is harmless and shows the progress.
+    pub async fn cancel(
+        &self,
+        client: Client,
+        key: IdempotencyKey,
+        until: Instant,
+    ) -> CancelOutcome {
+        let shared = Arc::clone(&self.shared);
+        // A task of its own: what it commits must be known to the payment's task here, whether its caller still waits or
+        // not. It ends with the ledger's own patience, so that a client's rate bounds how many there are.
+        let wish = async move { shared.cancel(client, key).await };
+        match tokio::time::timeout_at(until, task::spawn(wish.in_current_span())).await {
+            Ok(Ok(outcome)) => outcome,
+            // It may be recorded by now, or later.
+            Ok(Err(_)) | Err(_) => CancelOutcome::LedgerUnavailable,
+        }
+    }
+
+    /// The progress of a cancelled operation, for every other answer to its key.
+    pub async fn cancellation(&self, operation: Operation) -> Result<Cancellation, StoreError> {
+        self.shared.cancellation(operation).await
+    }
+}
+
+impl Shared {
+    async fn cancel(&self, client: Client, key: IdempotencyKey) -> CancelOutcome {
         let wish = CancelWish {
-            operation: shared.new_operation_id(),
-            reference: UpstreamReference::derive(&shared.keys, &client, &key),
-            owner: shared.liveness.replica(),
-            check_after: shared.options.resolver.first_check(),
+            operation: self.new_operation_id(),
+            reference: UpstreamReference::derive(&self.keys, &client, &key),
+            owner: self.liveness.replica(),
+            check_after: self.options.resolver.first_check(),
             client,
             key,
         };
-        let operation = match shared.store.cancel(&wish).await {
+        let operation = match self.store.cancel(&wish).await {
             Ok(CancelRecorded::Wished(operation)) => *operation,
             Ok(CancelRecorded::NotACreate(_)) => return CancelOutcome::NotACreate,
             Err(error) => {
@@ -57,21 +84,14 @@ impl Engine {
             }
         };
         // Committed: if the send is under way here and no byte has left, none will.
-        shared.note_cancelled(&operation);
-        shared.resolver_wake.notify_one();
-        match shared.cancellation(operation).await {
+        self.note_cancelled(&operation);
+        self.resolver_wake.notify_one();
+        match self.cancellation(operation).await {
             Ok(cancellation) => CancelOutcome::Recorded(Box::new(cancellation)),
             Err(_) => CancelOutcome::LedgerUnavailable,
         }
     }
 
-    /// The progress of a cancelled operation, for every other answer to its key.
-    pub async fn cancellation(&self, operation: Operation) -> Result<Cancellation, StoreError> {
-        self.shared.cancellation(operation).await
-    }
-}
-
-impl Shared {
     async fn cancellation(&self, operation: Operation) -> Result<Cancellation, StoreError> {
         let reversal = match operation.state.name() {
             StateName::Cancelled | StateName::NotSent | StateName::Declined | StateName::Failed => {

@@ -274,6 +274,11 @@ impl Engine {
         account::faults(&self.shared.accounts, account, draft)
     }
 
+    /// Until when a caller waits that asks for nothing but the ledger's word.
+    pub fn patience(&self, asked: Option<Duration>) -> Instant {
+        self.shared.wait(asked, None).until
+    }
+
     pub fn accounts(&self) -> impl Iterator<Item = &Arc<Account>> {
         self.shared.accounts.values()
     }

@@ -154,7 +154,7 @@ kinds! {
         "The keys that verify tokens could not be fetched since this process started. This request sent nothing. Repeat with the same key after Retry-After seconds.";
     LedgerUnavailable = "ledger-unavailable", SERVICE_UNAVAILABLE, SameKey, Unknown,
         "The ledger cannot be reached",
-        "Nothing leaves the gateway before it is written down, so this request sent nothing. Repeat with the same key after Retry-After seconds.";
+        "Nothing leaves the gateway before it is written down, so this request sent nothing; a cancellation may be on record. Repeat with the same key after Retry-After seconds.";
     UpstreamUnavailable = "upstream-unavailable", SERVICE_UNAVAILABLE, SameKey, No,
         "The processor cannot be reached",
         "No connection, no token, or the account's breaker is open. It is proven that this request sent nothing. Repeat with the same key after Retry-After seconds.";

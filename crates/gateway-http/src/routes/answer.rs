@@ -7,11 +7,12 @@ use axum::response::{IntoResponse, Response};
 use gateway_core::connector::{DeclineClass, NotSent};
 use gateway_core::engine::{Answered, CancelProgress, Cancellation, Outcome, Refusal};
 use gateway_core::operation::{Failure, State, Verb};
-use gateway_core::store::Operation;
+use gateway_core::store::{Operation, StoreError};
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::documents::{OperationDocument, PaymentDocument, VerificationDocument, approval};
 use crate::app::App;
+use crate::patience::unanswered;
 use crate::problem::{self, Kind, MoneyMoved, Problem, Retry};
 
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -38,7 +39,10 @@ async fn recorded(app: &App, answered: Answered) -> Response {
         payment_status,
     } = answered;
     let mut response = if operation.cancel_requested_at.is_some() {
-        cancelled(app, (*operation).clone()).await.into_response()
+        let cancellation = app.engine.cancellation((*operation).clone()).await;
+        cancellation
+            .map_or_else(|error| unanswered(&error), |known| cancelled(&known))
+            .into_response()
     } else if is_past_retention(app, &operation) {
         in_short(&operation)
     } else {
@@ -274,26 +278,25 @@ fn forbidden(reason: String) -> Problem {
 }
 
 /// What a POST with the key of an operation is answered with: the status, and what it says of the money.
-pub async fn in_brief(app: &App, operation: &Operation) -> (StatusCode, &'static str) {
+pub async fn in_brief(
+    app: &App,
+    operation: &Operation,
+) -> Result<(StatusCode, &'static str), StoreError> {
     if operation.cancel_requested_at.is_some() {
-        let problem = cancelled(app, operation.clone()).await;
-        return (problem.status(), problem.money_moved_name());
+        let problem = cancelled(&app.engine.cancellation(operation.clone()).await?);
+        return Ok((problem.status(), problem.money_moved_name()));
     }
     let (status, money_moved) = match by_state(operation) {
         Ok(response) => (response.status(), "yes"),
         Err(problem) => (problem.status(), problem.money_moved_name()),
     };
     let in_short = is_past_retention(app, operation);
-    (if in_short { StatusCode::OK } else { status }, money_moved)
+    let status = if in_short { StatusCode::OK } else { status };
+    Ok((status, money_moved))
 }
 
 /// The one answer to a cancelled key, with how far the undoing is.
-async fn cancelled(app: &App, operation: Operation) -> Problem {
-    let id = operation.id.to_string();
-    let Ok(cancellation) = app.engine.cancellation(operation).await else {
-        return Problem::new(Kind::LedgerUnavailable, "the ledger did not answer")
-            .retry_after(SOON);
-    };
+fn cancelled(cancellation: &Cancellation) -> Problem {
     let came_back = matches!(
         cancellation.operation.state,
         State::Approved { .. } | State::Reversed { .. }
@@ -307,7 +310,7 @@ async fn cancelled(app: &App, operation: Operation) -> Problem {
         Kind::Cancelled,
         "this key was cancelled and will not be executed",
     )
-    .operation(&id)
+    .operation(&cancellation.operation.id.to_string())
     .money_moved(money_moved)
     .member("reversal", progress_name(cancellation.progress))
 }

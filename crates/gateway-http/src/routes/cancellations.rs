@@ -7,10 +7,10 @@ use gateway_core::engine::CancelOutcome;
 use http::HeaderMap;
 
 use super::answer;
-use super::payments::unreadable;
 use crate::app::App;
 use crate::auth::Scope;
-use crate::extract::json_body;
+use crate::extract::{json_body, request_timeout};
+use crate::patience::Patience;
 use crate::problem::{Kind, Problem};
 use crate::requests::Cancellation;
 use crate::schema::{CancellationBody, CancellationDocument};
@@ -26,18 +26,20 @@ pub async fn create(
     body: Body,
 ) -> Result<Response, Problem> {
     let caller = app.caller(&headers, &[Scope::PaymentsWrite]).await?;
+    let wait = request_timeout(&headers, app.request_timeout_max)?;
     let body = json_body(&headers, body, app.body_limits).await?;
     let Cancellation { key } = Cancellation::parse(&body)?;
-    let known = app
-        .engine
-        .store()
-        .operation_by_key(&caller.client, &key)
-        .await
-        .map_err(unreadable)?;
+    let patience = Patience::lasting(&app, wait);
+    let known = patience
+        .ask(app.engine.store().operation_by_key(&caller.client, &key))
+        .await?;
     if let Some(operation) = known.filter(|operation| operation.payment.is_some()) {
         caller.require_account(operation.account.as_str())?;
     }
-    match app.engine.cancel(caller.client.clone(), key).await {
+    let cancelled = app
+        .engine
+        .cancel(caller.client.clone(), key, patience.until);
+    match cancelled.await {
         CancelOutcome::Recorded(cancellation) => Ok(answer::cancellation(&cancellation)),
         CancelOutcome::NotACreate => Err(Problem::new(
             Kind::NotCancellable,

@@ -9,10 +9,11 @@ use gateway_core::store::{EventCursor, EventQuery};
 use http::HeaderMap;
 
 use super::documents::{EventDocument, cursor_text};
-use super::payments::{caller_accounts, limit, unreadable};
+use super::payments::{caller_accounts, limit};
 use crate::app::App;
 use crate::auth::Scope;
 use crate::extract::Query;
+use crate::patience::Patience;
 use crate::problem::Problem;
 use crate::schema::EventListDocument;
 
@@ -31,6 +32,7 @@ pub async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let caller = app.caller(&headers, &[Scope::PaymentsRead]).await?;
+    let patience = Patience::of(&app, &headers)?;
     let mut query = Query::parse(query.as_deref());
     let after = query.optional("after", |text| {
         cursor(text).ok_or(Cow::Borrowed("is no place in the feed"))
@@ -42,12 +44,7 @@ pub async fn list(
         after,
         limit,
     };
-    let events = app
-        .engine
-        .store()
-        .events(&wanted)
-        .await
-        .map_err(unreadable)?;
+    let events = patience.ask(app.engine.store().events(&wanted)).await?;
     let next_after = events
         .last()
         .map(|event| event.cursor)

@@ -11,10 +11,10 @@ use http::HeaderMap;
 
 use super::answer::in_brief;
 use super::documents::{AnswerSummary, EventDocument, OperationDetail, OperationDocument, outcome};
-use super::payments::unreadable;
 use crate::app::App;
 use crate::auth::Scope;
 use crate::extract::Query;
+use crate::patience::Patience;
 use crate::problem::{Kind, Problem};
 
 const SCOPES: [Scope; 2] = [Scope::PaymentsRead, Scope::PaymentsWrite];
@@ -31,6 +31,7 @@ pub async fn by_key(
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let caller = app.caller(&headers, &SCOPES).await?;
+    let patience = Patience::of(&app, &headers)?;
     let mut query = Query::parse(query.as_deref());
     let key = query.required("idempotency_key", |text| {
         IdempotencyKey::parse(text).map_err(|error| error.to_string().into())
@@ -42,19 +43,16 @@ pub async fn by_key(
             "the query has no usable idempotency_key",
         ));
     };
-    let found = app
-        .engine
-        .store()
-        .operation_by_key(&caller.client, &key)
-        .await
-        .map_err(unreadable)?;
+    let found = patience
+        .ask(app.engine.store().operation_by_key(&caller.client, &key))
+        .await?;
     let not_seen = "this key was not seen so far; a request under it may still be on its way, so cancel the key \
                     to make it certain";
     match found {
         Some(operation)
             if caller.covers(operation.account.as_str()) || operation.payment.is_none() =>
         {
-            detail(&app, operation).await
+            detail(&app, operation, patience).await
         }
         _ => Err(Problem::new(Kind::NotFound, not_seen)),
     }
@@ -71,14 +69,12 @@ pub async fn show(
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let caller = app.caller(&headers, &SCOPES).await?;
+    let patience = Patience::of(&app, &headers)?;
     let no_such = || Problem::new(Kind::NotFound, "there is no such operation");
     let id: OperationId = id.parse().map_err(|_| no_such())?;
-    let operation = app
-        .engine
-        .store()
-        .operation(id)
-        .await
-        .map_err(unreadable)?
+    let operation = patience
+        .ask(app.engine.store().operation(id))
+        .await?
         .ok_or_else(no_such)?;
     let covered = if operation.account.as_str().is_empty() {
         operation.client == caller.client // A tombstone has no account.
@@ -86,20 +82,17 @@ pub async fn show(
         caller.covers(operation.account.as_str())
     };
     if covered {
-        detail(&app, operation).await
+        detail(&app, operation, patience).await
     } else {
         Err(no_such())
     }
 }
 
-async fn detail(app: &App, operation: Operation) -> Result<Response, Problem> {
-    let timeline = app
-        .engine
-        .store()
-        .timeline(operation.id)
-        .await
-        .map_err(unreadable)?;
-    let (status, money_moved) = in_brief(app, &operation).await;
+async fn detail(app: &App, operation: Operation, patience: Patience) -> Result<Response, Problem> {
+    let timeline = patience
+        .ask(app.engine.store().timeline(operation.id))
+        .await?;
+    let (status, money_moved) = patience.ask(in_brief(app, &operation)).await?;
     let is_final = operation.state.is_final();
     let open = !is_final && operation.state.name() != StateName::NotSent;
     let document = OperationDetail {

@@ -11,7 +11,7 @@ use gateway_core::connector;
 use gateway_core::engine::CreateRequest;
 use gateway_core::key::{OrderReference, PaymentId};
 use gateway_core::payment::{Payment, PaymentStatus};
-use gateway_core::store::{PaymentQuery, StoreError};
+use gateway_core::store::PaymentQuery;
 use http::{HeaderMap, StatusCode};
 
 use super::answer::answer;
@@ -19,6 +19,7 @@ use super::documents::{OperationDocument, PaymentDocument};
 use crate::app::App;
 use crate::auth::{Caller, Scope};
 use crate::extract::{Query, idempotency_key, json_body, request_timeout};
+use crate::patience::Patience;
 use crate::problem::{Fault, Kind, Problem};
 use crate::requests::{CreatePayment, Faulty};
 use crate::schema::{CreatePaymentBody, PaymentListDocument};
@@ -115,19 +116,14 @@ pub async fn show(
     let caller = app
         .caller(&headers, &[Scope::PaymentsRead, Scope::PaymentsWrite])
         .await?;
-    let payment = find(&app, &caller, &id).await?;
-    let operations = app
-        .engine
-        .store()
-        .operations_of(payment.id)
-        .await
-        .map_err(unreadable)?;
-    let metadata = app
-        .engine
-        .store()
-        .metadata(payment.id)
-        .await
-        .map_err(unreadable)?;
+    let patience = Patience::of(&app, &headers)?;
+    let payment = find(&app, &caller, &id, patience).await?;
+    let operations = patience
+        .ask(app.engine.store().operations_of(payment.id))
+        .await?;
+    let metadata = patience
+        .ask(app.engine.store().metadata(payment.id))
+        .await?;
     let document = PaymentDocument {
         operations: Some(operations.iter().map(OperationDocument::of).collect()),
         metadata: metadata.and_then(|text| serde_json::from_str(&text).ok()),
@@ -148,25 +144,26 @@ pub async fn erase_metadata(
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let caller = app.caller(&headers, &[Scope::PaymentsWrite]).await?;
-    let payment = find(&app, &caller, &id).await?;
-    app.engine
-        .store()
-        .erase_metadata(payment.id)
-        .await
-        .map_err(unreadable)?;
+    let patience = Patience::of(&app, &headers)?;
+    let payment = find(&app, &caller, &id, patience).await?;
+    patience
+        .ask(app.engine.store().erase_metadata(payment.id))
+        .await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 /// The payment, if it exists and the caller's token covers its account.
-pub(super) async fn find(app: &App, caller: &Caller, id: &str) -> Result<Payment, Problem> {
+async fn find(
+    app: &App,
+    caller: &Caller,
+    id: &str,
+    patience: Patience,
+) -> Result<Payment, Problem> {
     let no_such = || Problem::new(Kind::NotFound, "there is no such payment");
     let id: PaymentId = id.parse().map_err(|_| no_such())?;
-    let payment = app
-        .engine
-        .store()
-        .payment(id)
-        .await
-        .map_err(unreadable)?
+    let payment = patience
+        .ask(app.engine.store().payment(id))
+        .await?
         .ok_or_else(no_such)?;
     if caller.covers(payment.account.as_str()) {
         Ok(payment)
@@ -195,6 +192,7 @@ pub async fn list(
     let caller = app
         .caller(&headers, &[Scope::PaymentsRead, Scope::PaymentsWrite])
         .await?;
+    let patience = Patience::of(&app, &headers)?;
     let mut query = Query::parse(query.as_deref());
     let order_reference = query.optional("order_reference", |text| {
         OrderReference::parse(text).map_err(|error| error.to_string().into())
@@ -218,12 +216,7 @@ pub async fn list(
         before,
         limit: limit + 1,
     };
-    let mut payments = app
-        .engine
-        .store()
-        .payments(&wanted)
-        .await
-        .map_err(unreadable)?;
+    let mut payments = patience.ask(app.engine.store().payments(&wanted)).await?;
     let more = payments.len() > limit as usize;
     payments.truncate(limit as usize);
     let next = payments.last().filter(|_| more);
@@ -262,15 +255,4 @@ pub(super) fn caller_accounts(caller: &Caller) -> Option<Vec<gateway_core::key::
             .map(|name| gateway_core::key::AccountName::from_stored(name))
             .collect(),
     )
-}
-
-/// The ledger cannot be read.
-#[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
-pub(super) fn unreadable(error: StoreError) -> Problem {
-    tracing::warn!(
-        error = &error as &dyn std::error::Error,
-        "a read of the ledger failed"
-    );
-    Problem::new(Kind::LedgerUnavailable, "the ledger did not answer")
-        .retry_after(std::time::Duration::from_secs(1))
 }
