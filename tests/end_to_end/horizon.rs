@@ -12,6 +12,7 @@ use gateway_core::connector::{
 };
 use gateway_core::draft::Draft;
 use gateway_core::operation::Verb;
+use gateway_core::token::TokenHealth;
 use gateway_http::assemble::Seams;
 use sandbox::simulators::connexpay::verb;
 use sandbox::simulators::{Fault, Kind};
@@ -88,6 +89,10 @@ impl Connector for Asking {
 
     fn refuses_now(&self, verb: Verb) -> Option<NotSent> {
         self.inner.refuses_now(verb)
+    }
+
+    fn token_health(&self) -> Option<TokenHealth> {
+        self.inner.token_health()
     }
 }
 

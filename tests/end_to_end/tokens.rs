@@ -307,6 +307,61 @@ async fn tokens_that_are_all_refused_are_not_fetched_for_ever() {
     world.audit().await;
 }
 
+/// Promise: operators see how long each token lives, and that new ones keep being refused, without the gateway being taken
+/// for broken.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_health_of_a_token_is_told_and_a_storm_is_named() {
+    let world = World::new().await;
+    let connexpay = world.simulators.connexpay();
+    let clock = Arc::new(ManualClock::running());
+    let seams = Seams {
+        clock: Arc::clone(&clock) as _,
+        ..Seams::default()
+    };
+    let gateway = world.gateway_with(seams).await;
+    let shop = world.caller(&gateway.url);
+    assert_eq!(told(&shop).await, (json!([]), 0.0, 0.0, 0.0));
+    shop.pay("first", &sale(10_00)).await.expect(201);
+    let (storming, left, storm, storms) = told(&shop).await;
+    assert_eq!((storming, storm, storms), (json!([]), 0.0, 0.0));
+    let life = LIFE.as_secs_f64();
+    assert!((life - 600.0..=life).contains(&left), "{left}");
+    assert!((shop.metric("upstream_token_fetches_total").await - 1.0).abs() < 0.5);
+
+    let refused = Fault::on(Kind::TokenExpired, verb::SALE);
+    connexpay.set_fault(refused).await.expect("a fault");
+    let storm = eventually(PATIENCE, "a storm", async || {
+        shop.pay("refused", &sale(10_00)).await.expect(503);
+        let told = told(&shop).await;
+        (told.0 == json!(["acme-us"])).then_some(told)
+    });
+    let (_, left, storm, storms) = storm.await.expect("every new token is refused");
+    assert_eq!((left, storm, storms), (0.0, 1.0, 1.0));
+
+    connexpay.lift_faults().await.expect("lifted");
+    clock.advance(Duration::from_mins(1));
+    until_beating(&gateway).await;
+    let body = sale(10_00);
+    shop.until_final("/v1/payments", "refused", &body)
+        .await
+        .expect(201);
+    let (storming, left, storm, storms) = told(&shop).await;
+    assert_eq!((storming, storm, storms), (json!([]), 0.0, 1.0));
+    assert!(left > 0.0);
+    world.audit().await;
+}
+
+/// What `/readyz` says of storms, seconds left, and the two metrics of storms. The gateway is ready throughout.
+async fn told(shop: &Caller) -> (Value, f64, f64, f64) {
+    let ready = shop.get("/readyz").await.expect(200);
+    (
+        ready.body["token_storms"].clone(),
+        shop.metric("upstream_token_left_seconds").await,
+        shop.metric("upstream_token_storm").await,
+        shop.metric("upstream_token_storms_total").await,
+    )
+}
+
 /// Charges on both gateways at once, with a token that dies when all of it is on the wire.
 async fn charge_with_a_dying_token(world: &World, shops: &[Caller; 2], prefix: &str) -> Vec<Reply> {
     const EACH: usize = 30;

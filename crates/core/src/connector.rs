@@ -19,6 +19,7 @@ use crate::key::{
 };
 use crate::money::Money;
 use crate::operation::Verb;
+use crate::token::TokenHealth;
 
 /// One processor account, as core sees it. Implemented once per processor, and by the simulation's model.
 #[async_trait]
@@ -55,6 +56,9 @@ pub trait Connector: Send + Sync + fmt::Debug {
 
     /// Whether a new operation of this verb would be refused without sending anything (breaker open, no token to be had).
     fn refuses_now(&self, verb: Verb) -> Option<NotSent>;
+
+    /// Of the access token that it sends with, for operators. `None`: it needs none.
+    fn token_health(&self) -> Option<TokenHealth>;
 }
 
 /// An operation as connectors see it. Holds nothing that may not be stored.

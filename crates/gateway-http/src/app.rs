@@ -14,6 +14,7 @@ use crate::extract::BodyLimits;
 use crate::problem::Problem;
 use crate::rate::Rates;
 use crate::telemetry::HttpMetrics;
+use crate::token_metrics::TokenMetrics;
 
 /// Cheap to clone: one per process, shared by all handlers.
 #[derive(Clone, Debug)]
@@ -33,6 +34,7 @@ pub struct Parts {
     pub retention: Duration,
     /// Shown by `/readyz`.
     pub quarantine: bool,
+    pub tokens: TokenMetrics,
     pub http_metrics: HttpMetrics,
     /// All metrics of the process: the engine's, the connectors', the edge's.
     pub registry: Arc<Registry>,

@@ -42,6 +42,7 @@ use crate::routes;
 use crate::server::{self, Bounds};
 use crate::telemetry::{HttpMetrics, observe, speak_problems};
 use crate::tls::{Certificate, TlsError};
+use crate::token_metrics::TokenMetrics;
 
 /// How long callers' connections may take to close once every payment is done.
 const CLOSING_GRACE: Duration = Duration::from_secs(5);
@@ -147,6 +148,8 @@ impl Gateway {
         metrics.register(&mut pieces.registry);
         let http_metrics = HttpMetrics::default();
         http_metrics.register(&mut pieces.registry);
+        let tokens = TokenMetrics::new(pieces.accounts.values());
+        pieces.registry.register_collector(Box::new(tokens.clone()));
         let parts = EngineParts {
             store: pieces.store,
             lock: pieces.lock,
@@ -170,6 +173,7 @@ impl Gateway {
             request_timeout_max: config.server.request_timeout_max,
             retention: config.payments.retention,
             quarantine: config.payments.quarantine,
+            tokens,
             http_metrics,
             registry: Arc::new(pieces.registry),
         });

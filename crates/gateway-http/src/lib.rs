@@ -24,4 +24,5 @@ pub mod schema;
 pub mod server;
 pub mod telemetry;
 pub mod tls;
+pub mod token_metrics;
 pub mod upstreams;

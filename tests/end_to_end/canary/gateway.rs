@@ -13,6 +13,7 @@ use gateway_core::connector::{
 };
 use gateway_core::draft::Draft;
 use gateway_core::operation::Verb;
+use gateway_core::token::TokenHealth;
 use gateway_http::assemble::{Seams, pieces};
 use gateway_http::config::Config;
 use gateway_http::gateway::{Gateway, Pieces};
@@ -77,6 +78,10 @@ impl Connector for Panicking {
 
     fn refuses_now(&self, verb: Verb) -> Option<NotSent> {
         self.0.refuses_now(verb)
+    }
+
+    fn token_health(&self) -> Option<TokenHealth> {
+        self.0.token_health()
     }
 }
 

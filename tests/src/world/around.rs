@@ -11,6 +11,7 @@ use gateway_core::connector::{
 };
 use gateway_core::draft::Draft;
 use gateway_core::operation::Verb;
+use gateway_core::token::TokenHealth;
 use gateway_http::assemble::{Seams, Wrap};
 use tokio::sync::watch;
 
@@ -158,5 +159,9 @@ impl Connector for Surrounded {
 
     fn refuses_now(&self, verb: Verb) -> Option<NotSent> {
         self.inner.refuses_now(verb)
+    }
+
+    fn token_health(&self) -> Option<TokenHealth> {
+        self.inner.token_health()
     }
 }

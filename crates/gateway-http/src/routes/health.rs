@@ -41,6 +41,9 @@ pub struct Readiness {
     /// Only saves work: the service is ready without it.
     pub lock: bool,
     pub quarantine: bool,
+    /// Accounts whose processor keeps refusing new access tokens: their payments are refused unsent for now, and
+    /// somebody must look. The others go on, so the service is ready.
+    pub token_storms: Vec<String>,
 }
 
 /// `200` or `503`, with what each check found.
@@ -61,6 +64,7 @@ pub async fn ready(State(app): State<App>) -> Response {
         draining: app.engine.is_draining(),
         lock: app.engine.lock().is_up(),
         quarantine: app.quarantine,
+        token_storms: app.tokens.storms(),
     };
     readiness.ready =
         readiness.ledger && readiness.heartbeat && readiness.keys && !readiness.draining;

@@ -42,7 +42,7 @@ use gateway_core::connector::{
 use gateway_core::draft::Draft;
 use gateway_core::money::{Currency, Money};
 use gateway_core::operation::Verb;
-use gateway_core::token::TokenKeeper;
+use gateway_core::token::{TokenHealth, TokenKeeper};
 use http::Method;
 
 use self::answers::{Asked, Rules, Shape};
@@ -499,5 +499,9 @@ impl<W: Transport> Connector for ConnexPay<W> {
         self.breaker
             .refuses(class_of(verb))
             .then_some(NotSent::BreakerOpen)
+    }
+
+    fn token_health(&self) -> Option<TokenHealth> {
+        Some(self.client.tokens.health())
     }
 }

@@ -29,6 +29,7 @@ use crate::store::contract::{
     Ledger, account, begin, end, keys, read, replica, sale, unknown, usd,
 };
 use crate::store::{Event, Intent, Operation, SqliteStore, Store};
+use crate::token::TokenHealth;
 
 /// Until the next check, whatever its number: long enough that only the test begins one.
 const PAUSE: Duration = Duration::from_hours(1);
@@ -119,6 +120,10 @@ impl Connector for Processor {
     }
 
     fn refuses_now(&self, _: Verb) -> Option<NotSent> {
+        None
+    }
+
+    fn token_health(&self) -> Option<TokenHealth> {
         None
     }
 }
