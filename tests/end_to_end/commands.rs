@@ -164,7 +164,7 @@ async fn a_configuration_is_refused_with_all_its_faults() {
     let text = world.process_options("bad").config;
     let text = text.replace("currencies = [\"USD\"]", "currencies = [\"JPY\"]");
     for (name, content) in [
-        ("token", "short"),
+        ("token", "5a".repeat(16).as_str()),
         ("fingerprint", "short"),
         ("jwt.pem", "?"),
     ] {
@@ -184,6 +184,7 @@ async fn a_configuration_is_refused_with_all_its_faults() {
         "accounts.acme-us: pool acme-us: cannot read the trusted certificates",
         "accounts.acme-us: JPY",
     ];
+    assert!(faults.contains("this one has 16 when decoded"), "{faults}");
     for name in named {
         let said = faults.lines().filter(|fault| fault.starts_with(name));
         assert_eq!(said.count(), 1, "{name} in:\n{faults}");

@@ -60,7 +60,7 @@ impl Bench {
             Arc::new(source),
             None,
             Arc::new(LocalLock::new()),
-            TokenKey::derive(&[7; 32]).expect("32 bytes"),
+            TokenKey::parse(&"07".repeat(32).into()).expect("32 bytes"),
             Arc::clone(&clock),
             TokenOptions {
                 lone_pause_max: Duration::ZERO,

@@ -8,15 +8,14 @@ use std::borrow::Cow;
 use std::fmt;
 
 use aws_lc_rs::hmac;
-use base64::Engine;
-use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde_json::Value as Json;
-use zeroize::{ZeroizeOnDrop, Zeroizing};
+use zeroize::ZeroizeOnDrop;
 
 use crate::card::{Pan, Sensitive};
 use crate::key::{Client, IdempotencyKey, OperationId, UpstreamReference};
 use crate::money::Money;
+use crate::operator_key::{self, OperatorKeyError};
 
 /// The encoding that new fingerprints use.
 const FORM_VERSION: u8 = 1;
@@ -31,10 +30,8 @@ const LABEL_INTERNAL_REFERENCE: &[u8] = b"quittance internal reference 1";
 /// Why a configured key cannot be used. The key itself is in no variant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FingerprintKeyError {
-    #[error("a fingerprint key is hexadecimal or base64")]
-    Encoding,
-    #[error("a fingerprint key has at least {min} bytes, this one has {found}")]
-    TooShort { min: usize, found: usize },
+    #[error(transparent)]
+    Unreadable(#[from] OperatorKeyError),
     #[error("the same fingerprint key is given twice")]
     Repeated,
 }
@@ -56,14 +53,10 @@ struct FingerprintKey {
 }
 
 impl FingerprintKeys {
-    /// SHA-256 gives no more strength than this (RFC 2104, 3).
-    pub const BYTES_MIN: usize = 32;
-
-    /// Reads keys written in hexadecimal or in base64 (either alphabet, padded or not). A text of hexadecimal digits
-    /// only is hexadecimal.
+    /// Reads them as [`operator_key::read`] does.
     ///
     /// # Errors
-    /// `Encoding`, `TooShort`, `Repeated`.
+    /// `Unreadable`, `Repeated`.
     pub fn parse(
         current: &SecretString,
         older: &[SecretString],
@@ -102,12 +95,7 @@ impl fmt::Debug for FingerprintKeys {
 
 impl FingerprintKey {
     fn parse(secret: &SecretString) -> Result<Self, FingerprintKeyError> {
-        let min = FingerprintKeys::BYTES_MIN;
-        let bytes = decode_key(secret.expose_secret().trim())?;
-        if bytes.len() < min {
-            let found = bytes.len();
-            return Err(FingerprintKeyError::TooShort { min, found });
-        }
+        let bytes = operator_key::read(secret)?;
         let key = hmac::Key::new(hmac::HMAC_SHA256, &bytes);
         let check = hmac::sign(&key, LABEL_KEY_ID);
         let id = u32::from_be_bytes(first_bytes(&check));
@@ -123,34 +111,6 @@ impl FingerprintKey {
         }
         context.sign()
     }
-}
-
-fn decode_key(text: &str) -> Result<Zeroizing<Vec<u8>>, FingerprintKeyError> {
-    let all_hex = !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit());
-    if all_hex {
-        let nibble = |b: u8| {
-            char::from(b)
-                .to_digit(16)
-                .and_then(|n| u8::try_from(n).ok())
-        };
-        let (pairs, []) = text.as_bytes().as_chunks::<2>() else {
-            return Err(FingerprintKeyError::Encoding);
-        };
-        let decoded: Option<Vec<u8>> = pairs
-            .iter()
-            .map(|[high, low]| Some(nibble(*high)? << 4 | nibble(*low)?))
-            .collect();
-        return decoded
-            .map(Zeroizing::new)
-            .ok_or(FingerprintKeyError::Encoding);
-    }
-    let unpadded = text.trim_end_matches('=');
-    let decoded = STANDARD_NO_PAD
-        .decode(unpadded)
-        .or_else(|_| URL_SAFE_NO_PAD.decode(unpadded));
-    decoded
-        .map(Zeroizing::new)
-        .map_err(|_| FingerprintKeyError::Encoding)
 }
 
 /// Length first, so that ("ab", "c") and ("a", "bc") differ.

@@ -16,6 +16,7 @@ pub mod lock;
 pub mod metrics;
 pub mod money;
 pub mod operation;
+pub mod operator_key;
 pub mod pan_scan;
 pub mod payment;
 pub mod randomness;

@@ -18,7 +18,7 @@ use crate::randomness::{Randomness, SystemRandomness};
 use crate::store::{Store, TokenRow};
 
 pub use keeper::{TokenHealth, TokenKeeper};
-pub use seal::{TOKEN_SECRET_BYTES_MIN, TokenKey, TokenSecretTooShort};
+pub use seal::TokenKey;
 
 /// Where tokens come from: the connector's call to the upstream's token endpoint.
 #[async_trait]

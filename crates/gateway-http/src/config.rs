@@ -341,7 +341,7 @@ impl Lock {
     }
 }
 
-/// Keys that the operator keeps. Each is at least 32 bytes, as hexadecimal or base64.
+/// Keys that the operator keeps. Each is at least 32 bytes, written in hexadecimal or base64.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Keys {

@@ -16,7 +16,6 @@ use gateway_upstream::connexpay::{
 use gateway_upstream::pool::{
     Breaker, BreakerConfig, Limit, LimitConfig, Pool, PoolConfig, PoolMetrics, Resolve, Roots,
 };
-use secrecy::ExposeSecret;
 
 use crate::config::{self, SecretRef, UpstreamKind};
 use crate::gateway::StartError;
@@ -192,8 +191,7 @@ pub fn token_key(keys: &config::Keys) -> Result<TokenKey, StartError> {
     let secret = secret
         .read()
         .map_err(|error| StartError::because("keys.token", &error))?;
-    TokenKey::derive(secret.expose_secret().as_bytes())
-        .map_err(|error| StartError::because("keys.token", &error))
+    TokenKey::parse(&secret).map_err(|error| StartError::because("keys.token", &error))
 }
 
 /// User name and password, read again for every token: a rotated secret needs no restart.

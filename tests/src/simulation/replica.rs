@@ -47,7 +47,7 @@ pub(super) static KEYS: LazyLock<Arc<FingerprintKeys>> = LazyLock::new(|| {
     Arc::new(FingerprintKeys::parse(&secret, &[]).expect("32 bytes in hexadecimal"))
 });
 static TOKEN_KEY: LazyLock<TokenKey> =
-    LazyLock::new(|| TokenKey::derive(&[7; 32]).expect("32 bytes"));
+    LazyLock::new(|| TokenKey::parse(&"07".repeat(32).into()).expect("32 bytes"));
 /// Counted and never read: what is registered once per history would cost more than it.
 static POOL_METRICS: LazyLock<PoolMetrics> =
     LazyLock::new(|| PoolMetrics::register(&mut Registry::default()));

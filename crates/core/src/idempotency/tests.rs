@@ -222,18 +222,18 @@ fn keys_are_read_in_both_notations_and_refused_by_name() {
     let high = "_".repeat(43);
     assert_eq!(
         of(&high.replace('_', "/")),
-        Err(FingerprintKeyError::Encoding)
+        Err(OperatorKeyError::Encoding.into())
     ); // Bits beyond the last byte.
     assert_eq!(of(&format!("{}8", &high[..42])), of(OTHER_KEY));
     assert_eq!(
         of(""),
-        Err(FingerprintKeyError::TooShort { min: 32, found: 0 })
+        Err(OperatorKeyError::TooShort { min: 32, found: 0 }.into())
     );
-    assert_eq!(of("abc"), Err(FingerprintKeyError::Encoding));
-    assert_eq!(of("not a key!"), Err(FingerprintKeyError::Encoding));
+    assert_eq!(of("abc"), Err(OperatorKeyError::Encoding.into()));
+    assert_eq!(of("not a key!"), Err(OperatorKeyError::Encoding.into()));
     assert_eq!(
         of(&KEY_HEX[..62]),
-        Err(FingerprintKeyError::TooShort { min: 32, found: 31 })
+        Err(OperatorKeyError::TooShort { min: 32, found: 31 }.into())
     );
     let twice = FingerprintKeys::parse(&KEY_HEX.into(), &[KEY_HEX.into()]);
     assert_eq!(twice.map(|_| ()), Err(FingerprintKeyError::Repeated));

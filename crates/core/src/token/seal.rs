@@ -8,11 +8,10 @@ use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
+use crate::operator_key::{self, OperatorKeyError};
+
 /// The first byte of a sealed token, so that the layout can change: version, nonce, ciphertext with tag.
 const VERSION: u8 = 1;
-
-/// The shortest secret a key is made from, in bytes.
-pub const TOKEN_SECRET_BYTES_MIN: usize = 32;
 
 /// The key under which tokens are sealed. Clones share it.
 #[derive(Clone)]
@@ -20,20 +19,17 @@ pub struct TokenKey {
     key: Arc<RandomizedNonceKey>,
 }
 
-/// The secret has fewer than [`TOKEN_SECRET_BYTES_MIN`] bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the token secret must have at least {TOKEN_SECRET_BYTES_MIN} bytes")]
-pub struct TokenSecretTooShort;
-
 impl TokenKey {
-    /// Derives the key (HKDF-SHA256) from a secret that may serve other purposes too.
+    /// Reads the secret as [`operator_key::read`] does, so that it is one key however it is written, and derives the key
+    /// (HKDF-SHA256) from it: it may serve other purposes too.
     ///
     /// # Errors
-    /// [`TokenSecretTooShort`].
-    pub fn derive(secret: &[u8]) -> Result<Self, TokenSecretTooShort> {
-        if secret.len() < TOKEN_SECRET_BYTES_MIN {
-            return Err(TokenSecretTooShort);
-        }
+    /// [`OperatorKeyError`].
+    pub fn parse(secret: &SecretString) -> Result<Self, OperatorKeyError> {
+        Ok(Self::derive(&operator_key::read(secret)?))
+    }
+
+    fn derive(secret: &[u8]) -> Self {
         let mut key = Zeroizing::new([0; 32]);
         Salt::new(HKDF_SHA256, b"quittance")
             .extract(secret)
@@ -41,7 +37,7 @@ impl TokenKey {
             .and_then(|okm| okm.fill(&mut *key))
             .expect("32 bytes are below HKDF's limit of 255 hashes");
         let key = RandomizedNonceKey::new(&AES_256_GCM, &*key).expect("AES-256 takes any 32 bytes");
-        Ok(Self { key: Arc::new(key) })
+        Self { key: Arc::new(key) }
     }
 
     pub(super) fn seal(&self, name: &str, generation: i64, token: &SecretString) -> Vec<u8> {
@@ -101,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_sealed_token_opens_only_under_its_own_key_name_and_generation() {
-        let key = TokenKey::derive(&[7; 32]).expect("long enough");
+        let key = TokenKey::derive(&[7; 32]);
         let token = SecretString::from("canary-token");
         let sealed = key.seal("acme-us", 3, &token);
         let opened = key.open("acme-us", 3, &sealed).expect("it is ours");
@@ -109,7 +105,7 @@ mod tests {
 
         assert!(key.open("acme-eu", 3, &sealed).is_none());
         assert!(key.open("acme-us", 4, &sealed).is_none());
-        let other = TokenKey::derive(&[8; 32]).expect("long enough");
+        let other = TokenKey::derive(&[8; 32]);
         assert!(other.open("acme-us", 3, &sealed).is_none());
         for place in 0..sealed.len() {
             let mut damaged = sealed.clone();
@@ -124,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_same_token_never_seals_to_the_same_bytes_and_is_not_in_them() {
-        let key = TokenKey::derive(&[7; 40]).expect("long enough");
+        let key = TokenKey::derive(&[7; 40]);
         let token = SecretString::from("canary-token");
         let (one, other) = (key.seal("n", 1, &token), key.seal("n", 1, &token));
         assert_ne!(one, other);
@@ -132,8 +128,26 @@ mod tests {
         assert!(format!("{key:?}").contains("****"));
     }
 
+    /// What counts is what it is made from, not how long that is when it is written down.
     #[test]
-    fn a_short_secret_is_refused() {
-        assert_eq!(TokenKey::derive(&[0; 31]).err(), Some(TokenSecretTooShort));
+    fn the_secret_is_measured_and_used_as_bytes() {
+        let of = |text: &str| TokenKey::parse(&text.into());
+        let found = |text: &str| of(text).err();
+        let short = OperatorKeyError::TooShort { min: 32, found: 16 };
+        assert_eq!(found(&"5a".repeat(16)), Some(short));
+        assert_eq!(
+            found("a passphrase of more than 32 characters"),
+            Some(OperatorKeyError::Encoding)
+        );
+        let sealed = of(&"5a".repeat(32)).expect("32 bytes").seal(
+            "acme-us",
+            3,
+            &SecretString::from("canary-token"),
+        );
+        let otherwise = "WlpaWlpaWlpaWlpaWlpaWlpaWlpaWlpaWlpaWlpaWlo=\n";
+        for same in ["5A".repeat(32).as_str(), otherwise] {
+            let key = of(same).expect("the same bytes");
+            assert!(key.open("acme-us", 3, &sealed).is_some(), "{same}");
+        }
     }
 }

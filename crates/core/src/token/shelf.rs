@@ -199,7 +199,7 @@ mod tests {
 
     fn shelf() -> Shelf {
         let store: Arc<dyn TokenStore> = Arc::new(Ledger::default());
-        let key = TokenKey::derive(&[7; 32]).expect("long enough");
+        let key = TokenKey::parse(&"07".repeat(32).into()).expect("long enough");
         let clock = Arc::new(SimulatedClock::new(Timestamp::from_seconds(0)));
         Shelf::new("acme-us", Some(store), key, clock, Duration::from_secs(2))
     }

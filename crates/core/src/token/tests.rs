@@ -198,16 +198,16 @@ impl World {
     }
 
     fn keeper(&self) -> Arc<TokenKeeper> {
-        self.keeper_with(&[7; 32])
+        self.keeper_with(&"07".repeat(32))
     }
 
-    fn keeper_with(&self, secret: &[u8]) -> Arc<TokenKeeper> {
+    fn keeper_with(&self, secret: &str) -> Arc<TokenKeeper> {
         TokenKeeper::new(
             "acme-us",
             self.upstream.clone(),
             Some(self.ledger.clone()),
             self.lock.clone(),
-            TokenKey::derive(secret).expect("long enough"),
+            TokenKey::parse(&secret.into()).expect("long enough"),
             self.clock.clone(),
             TokenOptions::default(),
         )

@@ -112,7 +112,7 @@ impl World {
             Arc::new(source),
             None,
             Arc::new(LocalLock::new()),
-            TokenKey::derive(b"a secret of thirty-two bytes ....").unwrap(),
+            TokenKey::parse(&"07".repeat(32).into()).unwrap(),
             Arc::clone(&clock),
             TokenOptions {
                 lone_pause_max: Duration::ZERO,

@@ -103,7 +103,7 @@ async fn a_clock_that_jumped_is_noticed_by_the_next_caller() {
         world.upstream.clone(),
         None,
         world.lock.clone(),
-        TokenKey::derive(&[7; 32]).expect("long enough"),
+        TokenKey::parse(&"07".repeat(32).into()).expect("long enough"),
         clock.clone(),
         TokenOptions::default(),
     );

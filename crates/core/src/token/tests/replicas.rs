@@ -211,7 +211,7 @@ async fn a_lost_acknowledgement_is_recognised() {
 async fn a_row_under_another_key_is_replaced() {
     let world = World::new();
     world.keeper().current().await.expect("a token");
-    let keeper = world.keeper_with(&[8; 32]);
+    let keeper = world.keeper_with(&"08".repeat(32));
     assert_eq!(
         keeper.current().await.expect("a token").expose(),
         "canary-2"
