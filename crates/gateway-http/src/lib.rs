@@ -4,6 +4,7 @@ pub mod app;
 pub mod assemble;
 pub mod auth;
 pub mod check;
+pub mod choices;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -119,8 +119,8 @@ fn in_short() -> Value {
             "properties": {
                 "operation": { "type": "string", "description": "`op_…`" },
                 "payment": id("`pay_…`; null where there is none."),
-                "verb": { "type": "string" },
-                "state": { "type": "string" },
+                "verb": { "$ref": "#/components/schemas/OperationVerb" },
+                "state": { "$ref": "#/components/schemas/OperationState" },
             },
         } } },
     })

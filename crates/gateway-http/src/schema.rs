@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use crate::choices::PaymentStatus;
 use crate::problem::{Fault, MoneyMoved, Retry};
 
 /// Minor units of an ISO 4217 currency: 150000 is 1,500.00 USD, and 150,000 JPY.
@@ -278,6 +279,7 @@ pub struct ProblemDocument {
     /// With `payment-busy`: the operation that holds the payment.
     pub busy_with: Option<String>,
     /// With `invalid-state`.
+    #[schema(value_type = Option<PaymentStatus>)]
     pub payment_status: Option<String>,
     /// With `cancelled`: how far the undoing is.
     pub reversal: Option<CancellationState>,

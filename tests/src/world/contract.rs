@@ -12,7 +12,8 @@ static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
     gateway_http::openapi::document(&declared)
 });
 
-/// Fails the test if the route does not declare this status, this type of problem, or a header that it must have.
+/// Fails the test if the route does not declare this status, this type of problem, a header that it must have, or a word
+/// where the document lists the words there are.
 #[track_caller]
 pub(super) fn assert_declared(method: &Method, target: &str, reply: &Reply) {
     let path = target.split('?').next().unwrap_or_default();
@@ -37,12 +38,47 @@ pub(super) fn assert_declared(method: &Method, target: &str, reply: &Reply) {
         let kinds = declared["description"].as_str().unwrap_or_default();
         assert!(kinds.contains(&kind), "not in {kinds}. {}", said());
     }
+    for (_, described) in declared["content"].as_object().into_iter().flatten() {
+        let words = words_beyond(&described["schema"], &reply.body);
+        assert!(words.is_empty(), "not listed: {words:?}. {}", said());
+    }
     for (name, header) in declared["headers"].as_object().into_iter().flatten() {
         if header["required"] == true {
             let given = reply.headers.contains_key(name.as_str());
             assert!(given, "without {name}. {}", said());
         }
     }
+}
+
+/// What a body says where its schema lists the words there are, and is none of them. Each with its member's name.
+fn words_beyond(schema: &Value, body: &Value) -> Vec<String> {
+    let schema = match schema["$ref"].as_str() {
+        Some(pointer) => DOCUMENT
+            .pointer(pointer.trim_start_matches('#'))
+            .expect("a schema"),
+        None => schema,
+    };
+    if let Some(listed) = schema["enum"].as_array()
+        && !listed.contains(body)
+    {
+        return vec![body.to_string()];
+    }
+    let mut beyond = Vec::new();
+    // Something or null: what is there must be the something.
+    let parts = ["allOf", "oneOf"].map(|parts| schema[parts].as_array());
+    for part in parts.into_iter().flatten().flatten() {
+        if !body.is_null() {
+            beyond.extend(words_beyond(part, body));
+        }
+    }
+    for (name, member) in body.as_object().into_iter().flatten() {
+        let words = words_beyond(&schema["properties"][name], member);
+        beyond.extend(words.iter().map(|word| format!("{name}: {word}")));
+    }
+    for item in body.as_array().into_iter().flatten() {
+        beyond.extend(words_beyond(&schema["items"], item));
+    }
+    beyond
 }
 
 /// The methods of the declared path that fits.

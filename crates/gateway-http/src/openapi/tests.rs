@@ -209,3 +209,27 @@ fn every_money_moving_route_names_its_key_and_all_its_answers() {
         "takes no key of its own"
     );
 }
+
+/// The members that hold one of our words, and each word that there is: a reader generated from the document knows them all.
+#[test]
+fn words_are_listed_where_there_are_no_others() {
+    use gateway_core::operation::{StateName, Verb};
+    use gateway_core::payment::PaymentStatus;
+
+    let document = built();
+    let listed = |name: &str, member: &str| {
+        let property = &schema(&document, name)["properties"][member];
+        resolve(&document, property)["enum"].clone()
+    };
+    let statuses = json!(PaymentStatus::ALL);
+    assert_eq!(listed("PaymentDocument", "status"), statuses);
+    assert_eq!(listed("EventDocument", "payment_status"), statuses);
+    assert_eq!(listed("Problem", "payment_status"), statuses);
+    let states = json!(StateName::ALL);
+    assert_eq!(listed("OperationDocument", "state"), states);
+    assert_eq!(listed("EventDocument", "from"), states);
+    assert_eq!(listed("EventDocument", "to"), states);
+    let verbs = json!(Verb::ALL);
+    assert_eq!(listed("OperationDocument", "verb"), verbs);
+    assert_eq!(listed("EventDocument", "verb"), verbs);
+}

@@ -9,6 +9,8 @@ use gateway_core::store::{Event, Operation};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::choices::{OperationState, OperationVerb, PaymentStatus};
+
 /// Minor units of an ISO 4217 currency.
 #[derive(Clone, Copy, Debug, Serialize, utoipa::ToSchema)]
 pub struct Amount {
@@ -22,6 +24,7 @@ pub struct Amount {
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub struct PaymentDocument {
     pub id: String,
+    #[schema(value_type = PaymentStatus)]
     pub status: &'static str,
     pub account: String,
     pub amount: Amount,
@@ -62,7 +65,9 @@ pub struct CardDocument {
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub struct OperationDocument {
     pub id: String,
+    #[schema(value_type = OperationVerb)]
     pub verb: &'static str,
+    #[schema(value_type = OperationState)]
     pub state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub amount: Option<Amount>,
@@ -135,12 +140,16 @@ pub struct EventDocument {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payment: Option<String>,
     pub account: String,
+    #[schema(value_type = OperationVerb)]
     pub verb: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<OperationState>)]
     pub from: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<OperationState>)]
     pub to: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<PaymentStatus>)]
     pub payment_status: Option<&'static str>,
     pub reason: String,
     /// In a timeline only.
