@@ -15,7 +15,7 @@ use gateway_core::money::{Currency, Money};
 use gateway_core::operation::Verb;
 use gateway_core::token::{TokenKeeper, TokenKey, TokenOptions};
 use gateway_upstream::connexpay::{
-    ConnexPay, ConnexPayConfig, ConnexPayParts, ConnexPayTokens, Credentials,
+    ConnexPay, ConnexPayConfig, ConnexPayParts, ConnexPayTokens, CredentialSource, Credentials,
 };
 use gateway_upstream::pool::{
     Breaker, BreakerConfig, Limit, LimitConfig, Pool, PoolConfig, PoolMetrics,
@@ -49,12 +49,12 @@ impl Bench {
         let url = simulators.connexpay_url();
         let config = PoolConfig::new("acme", url.parse().expect("a URL"));
         let pool = Pool::new(config, Arc::clone(&clock), &metrics).expect("a pool");
-        let login = Credentials {
+        let login: Arc<dyn CredentialSource> = Arc::new(Credentials {
             username: SecretString::from(USERNAME),
             password: SecretString::from(PASSWORD),
-        };
-        let source =
-            ConnexPayTokens::new(Arc::clone(&pool), Arc::new(login), Duration::from_secs(5));
+        });
+        let timeout = Duration::from_secs(5);
+        let source = ConnexPayTokens::new(Arc::clone(&pool), Arc::clone(&login), timeout);
         let tokens = TokenKeeper::new(
             "acme",
             Arc::new(source),
@@ -79,6 +79,7 @@ impl Bench {
         let parts = ConnexPayParts {
             wire: pool,
             tokens,
+            login,
             breaker: Breaker::new("acme", breaker, clock, &metrics),
             limit: Limit::new("acme", limit, &metrics),
         };

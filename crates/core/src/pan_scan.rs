@@ -23,6 +23,8 @@ const REDACTED: &str = "[redacted]";
 const PAN_DIGITS_MIN: usize = 13;
 /// The shortest number that [`redact`] takes out.
 const REDACTED_DIGITS_MIN: usize = 12;
+/// Separators between two digits of a number that [`redact`] takes out: as many as in ` - `.
+const LOOSE_GAP_MAX: usize = 3;
 
 /// Whether the text holds a card number by the rule above.
 pub fn contains_pan(text: &str) -> bool {
@@ -48,29 +50,78 @@ pub fn json_contains_pan(value: &Value) -> bool {
     }
 }
 
-/// Replaces every sequence of 12 or more digits, with up to two separators between any two, by `[redacted]`.
+/// Replaces every sequence of 12 or more digits, with up to three separators between any two, by `[redacted]`.
 ///
 /// Neither prefix, length nor check digit is asked: an upstream that cuts or pads the number it repeats back must not
 /// get it past us.
 pub fn redact(text: &str) -> Cow<'_, str> {
     let mut cleaned = String::new();
     let mut kept_until = 0;
-    let mut run: Option<DigitRun> = None;
-    for (at, c) in text.char_indices() {
-        let after = at + c.len_utf8();
-        match (digit_of(c), &mut run) {
-            (Some(_), Some(open)) => open.take(after),
-            (Some(_), None) => run = Some(DigitRun::new(at, after)),
-            (None, Some(open)) if open.gap < 2 && is_loose_separator(c) => open.gap += 1,
-            (None, _) => flush(text, run.take(), &mut cleaned, &mut kept_until),
+    for number in spaced_numbers(text.char_indices()) {
+        if !number.may_be_pan() {
+            continue;
         }
+        cleaned.push_str(&text[kept_until..number.start()]);
+        cleaned.push_str(REDACTED);
+        // Digits may have more than one byte.
+        let last = text[number.end()..].chars().next();
+        kept_until = number.end() + last.map_or(0, char::len_utf8);
     }
-    flush(text, run, &mut cleaned, &mut kept_until);
     if kept_until == 0 {
         return Cow::Borrowed(text);
     }
     cleaned.push_str(&text[kept_until..]);
     Cow::Owned(cleaned)
+}
+
+/// Digits that a reader takes for one number: at most three separators between any two (` - `).
+#[derive(Debug, Default)]
+pub struct SpacedNumber {
+    /// Each digit's place and value; never empty.
+    digits: Vec<(usize, u8)>,
+}
+
+impl SpacedNumber {
+    /// The place of its first digit.
+    pub fn start(&self) -> usize {
+        self.digits.first().map_or(0, |(place, _)| *place)
+    }
+
+    /// The place of its last digit.
+    pub fn end(&self) -> usize {
+        self.digits.last().map_or(0, |(place, _)| *place)
+    }
+
+    /// The places and values of its digits.
+    pub fn digits(&self) -> &[(usize, u8)] {
+        &self.digits
+    }
+
+    /// Whether it is as long as a card number, by the rule of [`redact`].
+    pub fn may_be_pan(&self) -> bool {
+        self.digits.len() >= REDACTED_DIGITS_MIN
+    }
+}
+
+/// The numbers in a text whose characters come with their places, in order.
+pub fn spaced_numbers(text: impl IntoIterator<Item = (usize, char)>) -> Vec<SpacedNumber> {
+    let mut found = Vec::new();
+    let mut open = SpacedNumber::default();
+    let mut gap = 0;
+    for (place, c) in text {
+        if let Some(digit) = digit_of(c) {
+            open.digits.push((place, digit));
+            gap = 0;
+        } else if gap < LOOSE_GAP_MAX && is_loose_separator(c) {
+            gap += 1;
+        } else if !open.digits.is_empty() {
+            found.push(std::mem::take(&mut open));
+        }
+    }
+    if !open.digits.is_empty() {
+        found.push(open);
+    }
+    found
 }
 
 /// The Luhn test (ISO/IEC 7812-1, annex B) over decimal digits. An empty slice does not pass.
@@ -86,41 +137,6 @@ pub(crate) fn passes_luhn(digits: &[u8]) -> bool {
         })
         .sum();
     !digits.is_empty() && sum.is_multiple_of(10)
-}
-
-/// Digits that belong together for [`redact`], by byte offsets.
-struct DigitRun {
-    start: usize,
-    end: usize,
-    count: usize,
-    /// Separators since the last digit.
-    gap: usize,
-}
-
-impl DigitRun {
-    fn new(start: usize, end: usize) -> Self {
-        Self {
-            start,
-            end,
-            count: 1,
-            gap: 0,
-        }
-    }
-
-    fn take(&mut self, end: usize) {
-        self.end = end;
-        self.count += 1;
-        self.gap = 0;
-    }
-}
-
-fn flush(text: &str, run: Option<DigitRun>, cleaned: &mut String, kept_until: &mut usize) {
-    let Some(run) = run.filter(|run| run.count >= REDACTED_DIGITS_MIN) else {
-        return;
-    };
-    cleaned.push_str(&text[*kept_until..run.start]);
-    cleaned.push_str(REDACTED);
-    *kept_until = run.end;
 }
 
 /// Digit groups with single separators between them.
@@ -303,7 +319,7 @@ fn is_separator(c: char) -> bool {
 }
 
 fn is_loose_separator(c: char) -> bool {
-    is_separator(c) || matches!(c, ',' | '/' | '*' | '\'' | '\t' | '\n' | '\r')
+    is_separator(c) || matches!(c, ',' | '/' | '*' | '+' | '\'' | '\t' | '\n' | '\r')
 }
 
 #[cfg(test)]

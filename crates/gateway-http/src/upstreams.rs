@@ -60,10 +60,10 @@ impl Upstreams {
             &self.metrics,
         )
         .map_err(|error| StartError::because(format!("accounts.{name}"), &error))?;
-        let login = Login::of(name, account)?;
+        let login: Arc<dyn CredentialSource> = Arc::new(Login::of(name, account)?);
         let source = ConnexPayTokens::new(
             Arc::clone(&pool),
-            Arc::new(login),
+            Arc::clone(&login),
             TOKEN_TIMEOUT.min(account.timeout),
         );
         let tokens = TokenKeeper::new(
@@ -88,6 +88,7 @@ impl Upstreams {
         let parts = ConnexPayParts {
             wire: pool,
             tokens,
+            login,
             breaker: Breaker::new(
                 name.as_str(),
                 breaker,

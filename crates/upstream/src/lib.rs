@@ -2,3 +2,4 @@
 
 pub mod connexpay;
 pub mod pool;
+mod scrub;

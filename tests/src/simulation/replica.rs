@@ -19,7 +19,7 @@ use gateway_core::store::Store;
 use gateway_core::task::Machine;
 use gateway_core::token::{LedgerTokens, TokenKeeper, TokenKey, TokenOptions};
 use gateway_upstream::connexpay::{
-    ConnexPay, ConnexPayConfig, ConnexPayParts, ConnexPayTokens, Credentials,
+    ConnexPay, ConnexPayConfig, ConnexPayParts, ConnexPayTokens, CredentialSource, Credentials,
 };
 use gateway_upstream::pool::{Breaker, BreakerConfig, Limit, LimitConfig, PoolMetrics};
 use prometheus_client::registry::Registry;
@@ -111,11 +111,12 @@ fn engine(
         dice: SharedDice::new(dice.fork()),
     });
     let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
-    let login = Credentials {
+    let login: Arc<dyn CredentialSource> = Arc::new(Credentials {
         username: SecretString::from(USERNAME),
         password: SecretString::from(PASSWORD),
-    };
-    let source = ConnexPayTokens::new(Arc::clone(&wire), Arc::new(login), figures.upstream_timeout);
+    });
+    let timeout = figures.upstream_timeout;
+    let source = ConnexPayTokens::new(Arc::clone(&wire), Arc::clone(&login), timeout);
     let tokens = TokenKeeper::new(
         ACCOUNT,
         Arc::new(source),
@@ -155,6 +156,7 @@ fn engine(
         ConnexPayParts {
             wire,
             tokens,
+            login,
             breaker: Breaker::new(ACCOUNT, breaker, Arc::clone(&clock), &POOL_METRICS),
             limit: Limit::new(ACCOUNT, limit, &POOL_METRICS),
         },

@@ -12,8 +12,8 @@ use gateway_core::pan_scan::redact;
 use serde::Deserialize;
 
 use super::codes::{self, Class, Listed};
-use super::scrub::Scrub;
 use super::wire::Record;
+use crate::scrub::Scrub;
 
 /// Which of their transactions was asked for. A refund before settlement is a `Void`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,7 +196,7 @@ fn transaction(asked: &Asked<'_>, record: &Record) -> Verdict {
                 return unusable("approved, yet refused by the risk check");
             }
             match approved_amount(asked, record) {
-                Ok(amount) => match approval(asked.shape, record, amount) {
+                Ok(amount) => match approval(asked.shape, record, amount, asked.scrub) {
                     Some(approval) => Verdict::Approved(approval),
                     None => unusable("approved, without an id"),
                 },
@@ -327,7 +327,12 @@ fn approved_amount(asked: &Asked<'_>, record: &Record) -> Result<Money, &'static
 }
 
 /// What callers and follow-ups need of an approved record; nothing without its id.
-pub(super) fn approval(shape: Shape, record: &Record, amount: Money) -> Option<Approval> {
+pub(super) fn approval(
+    shape: Shape,
+    record: &Record,
+    amount: Money,
+    scrub: Scrub<'_>,
+) -> Option<Approval> {
     let sale = record.sale_of_capture().filter(|_| shape == Shape::Capture);
     let guid = record.guid.clone()?;
     let ids = match shape {
@@ -350,24 +355,23 @@ pub(super) fn approval(shape: Shape, record: &Record, amount: Money) -> Option<A
         .card
         .as_ref()
         .filter(|_| matches!(shape, Shape::Sale | Shape::AuthOnly | Shape::Verify));
+    let [auth_code, token, brand, last_four] = scrub.kept([
+        auth_code.filter(|code| is_auth_code(code)),
+        card.and_then(|card| card.card_number.as_deref()),
+        card.and_then(|card| card.card_type.as_deref()),
+        card.and_then(|card| card.last4.as_deref()),
+    ]);
     let card = card.map(|card| {
         let expiry = card
             .expiration_date
             .as_deref()
             .and_then(|text| Expiry::parse(text).ok());
-        StoredCard::from_answer(
-            card.card_number.as_deref(),
-            card.card_type.as_deref(),
-            card.last4.as_deref(),
-            expiry,
-        )
+        StoredCard::from_answer(token, brand, last_four, expiry)
     });
     Some(Approval {
         ids,
         upstream_reference: guid,
-        authorization_code: auth_code
-            .filter(|code| is_auth_code(code))
-            .map(str::to_owned),
+        authorization_code: auth_code.map(str::to_owned),
         amount,
         card,
     })

@@ -65,9 +65,9 @@ impl<W: Transport> Client<W> {
         &self,
         request: &Request<'_>,
         evidence: &mut Vec<CallEvidence>,
-    ) -> Result<Response, String> {
+    ) -> Result<(Response, Token), String> {
         match self.call(request, &AlwaysOpen, true, evidence).await {
-            Outcome::Answered(response, _) => Ok(response),
+            Outcome::Answered(response, token) => Ok((response, token)),
             Outcome::NotSent(reason) => Err(format!("{}: nothing sent: {reason:?}", request.label)),
             Outcome::Unknown(reason) => Err(format!("{}: no answer: {reason:?}", request.label)),
         }

@@ -11,10 +11,10 @@ use gateway_core::money::Money;
 use super::answers::{self, Shape, Status};
 use super::codes;
 use super::requests::{Missing, Target, id};
-use super::scrub::Scrub;
 use super::searches::{Asking, Filter, Kind, is_guid, is_settled, status};
 use super::wire::{Record, Related};
 use crate::pool::Transport;
+use crate::scrub::Scrub;
 
 /// Records read behind the rows of one search.
 const CANDIDATES_MAX: usize = 8;
@@ -162,7 +162,7 @@ impl<W: Transport> Asking<'_, W> {
         }
         match (approved.pop(), declined) {
             (Some(record), _) => self.approved(shape, record).await,
-            (None, Some(record)) => declined_record(&record),
+            (None, Some(record)) => self.scrubbed(|scrub| declined_record(&record, scrub)),
             (None, None) => could_not("no record"),
         }
     }
@@ -177,7 +177,8 @@ impl<W: Transport> Asking<'_, W> {
         let Some(amount) = self.approved_amount(&record) else {
             return could_not("an amount that cannot be read");
         };
-        let Some(approval) = answers::approval(shape, &record, amount) else {
+        let approval = self.scrubbed(|scrub| answers::approval(shape, &record, amount, scrub));
+        let Some(approval) = approval else {
             return could_not("a record without an id");
         };
         let captured = id(self.subject, "sale").or(id(self.subject, "capture"));
@@ -240,9 +241,14 @@ impl<W: Transport> Asking<'_, W> {
         if !names(&capture, &authorization.upstream_reference) {
             return Err("the capture that it names is another authorization's".to_owned());
         }
-        let ids = answers::approval(Shape::Capture, &capture, authorization.amount)
-            .map(|capture| capture.ids)
-            .ok_or("a capture without an id")?;
+        let ids = answers::approval(
+            Shape::Capture,
+            &capture,
+            authorization.amount,
+            Scrub::default(),
+        )
+        .map(|capture| capture.ids)
+        .ok_or("a capture without an id")?;
         if ids.get("sale").is_none() {
             return Err("a capture without its sale".to_owned());
         }
@@ -375,7 +381,9 @@ impl<W: Transport> Asking<'_, W> {
         }
         match status(capture) {
             Some(Status::Approved) => {}
-            Some(Status::Declined) => return declined_record(capture),
+            Some(Status::Declined) => {
+                return self.scrubbed(|scrub| declined_record(capture, scrub));
+            }
             _ => return could_not("the capture is there, without a result"),
         }
         if let Some(detail) = contradiction(capture) {
@@ -400,7 +408,10 @@ impl<W: Transport> Asking<'_, W> {
             let detail = "another amount was captured than asked".to_owned();
             return Finding::Contradiction { detail };
         }
-        let Some(approval) = answers::approval(Shape::Capture, capture, self.subject.amount) else {
+        let amount = self.subject.amount;
+        let approval =
+            self.scrubbed(|scrub| answers::approval(Shape::Capture, capture, amount, scrub));
+        let Some(approval) = approval else {
             return could_not("a capture without an id");
         };
         let stands = sale.unwrap_or(capture);
@@ -582,7 +593,7 @@ fn contradiction(record: &Record) -> Option<&'static str> {
 
 /// A record whose status is "declined". Unlike an answer, their finished books are believed whatever the code: a time-out
 /// code there is how it ended.
-fn declined_record(record: &Record) -> Finding {
+fn declined_record(record: &Record, scrub: Scrub<'_>) -> Finding {
     if record.was_processed == Some(true) {
         return Finding::Contradiction {
             detail: "declined, yet processed".to_owned(),
@@ -598,7 +609,7 @@ fn declined_record(record: &Record) -> Finding {
         .to_owned();
     Finding::Found(Found::Declined(Decline {
         class,
-        code: code.map(|code| Scrub::default().clean(code)),
+        code: code.map(|code| scrub.clean(code)),
         message,
     }))
 }

@@ -22,7 +22,6 @@ mod prepare;
 mod requests;
 mod returns;
 mod risk;
-mod scrub;
 mod searches;
 mod token;
 mod undo;
@@ -44,13 +43,14 @@ use gateway_core::money::{Currency, Money};
 use gateway_core::operation::Verb;
 use gateway_core::token::{TokenHealth, TokenKeeper};
 use http::Method;
+use secrecy::SecretString;
 
 use self::answers::{Asked, Rules, Shape};
 use self::client::{Client, Outcome, Request, reply};
 use self::requests::{Missing, Plan};
-use self::scrub::Scrub;
 use self::searches::Asking;
 use crate::pool::{Breaker, Health, Limit, Pool, Transport, VerbClass};
+use crate::scrub::Scrub;
 
 pub use answers::UnlistedCode;
 pub use token::{ConnexPayTokens, CredentialSource, Credentials};
@@ -155,6 +155,8 @@ pub struct ConnexPayParts<W = Pool> {
     pub wire: Arc<W>,
     /// Fetched by a [`ConnexPayTokens`] over the same wire.
     pub tokens: Arc<TokenKeeper>,
+    /// What the tokens are fetched with: a text of theirs that repeats the password must not be kept.
+    pub login: Arc<dyn CredentialSource>,
     /// Holds back new charges; told what became of each.
     pub breaker: Breaker,
     /// On calls that move money. Reversals are not held back by it.
@@ -165,6 +167,7 @@ pub struct ConnexPayParts<W = Pool> {
 pub struct ConnexPay<W = Pool> {
     config: ConnexPayConfig,
     client: Client<W>,
+    login: Arc<dyn CredentialSource>,
     breaker: Breaker,
     limit: Limit,
 }
@@ -188,6 +191,7 @@ impl<W: Transport> ConnexPay<W> {
         let ConnexPayParts {
             wire,
             tokens,
+            login,
             breaker,
             limit,
         } = parts;
@@ -197,10 +201,15 @@ impl<W: Transport> ConnexPay<W> {
                 tokens,
                 trust_401: config.trust_401,
             },
+            login,
             breaker,
             limit,
             config,
         })
+    }
+
+    fn password(&self) -> Option<SecretString> {
+        self.login.credentials().ok().map(|login| login.password)
     }
 
     /// Why a payment that began elsewhere cannot be served here: its ids mean nothing at another endpoint.
@@ -230,6 +239,7 @@ impl<W: Transport> ConnexPay<W> {
         };
         match self.client.send(&request, gate, evidence).await {
             Outcome::Answered(response, token) => {
+                let password = || self.password();
                 let asked = Asked {
                     shape: plan.shape,
                     amount,
@@ -244,6 +254,7 @@ impl<W: Transport> ConnexPay<W> {
                     scrub: Scrub {
                         payer,
                         token: Some(token.expose()),
+                        password: Some(&password),
                     },
                 };
                 after_another(answers::classify(&asked, &reply(&response)), evidence)

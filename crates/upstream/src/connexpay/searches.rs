@@ -6,13 +6,15 @@
 
 use gateway_core::connector::{CallEvidence, Subject};
 use gateway_core::money::Money;
+use gateway_core::token::Token;
 use http::{Method, StatusCode};
 
 use super::answers::Status;
 use super::client::{Request, reply};
 use super::wire::{Record, SearchAnswer, SearchRequest, day};
 use super::{ConnexPay, body};
-use crate::pool::Transport;
+use crate::pool::{Response, Transport};
+use crate::scrub::Scrub;
 
 /// Rows asked for in one page. With our reference as the filter there is one; with dates there may be many.
 pub(super) const PAGE: usize = 100;
@@ -104,6 +106,8 @@ pub(super) struct Asking<'a, W> {
     connector: &'a ConnexPay<W>,
     pub(super) subject: &'a Subject,
     pub(super) evidence: Vec<CallEvidence>,
+    /// The one that was sent last, which an answer may repeat.
+    token: Option<Token>,
 }
 
 impl<'a, W: Transport> Asking<'a, W> {
@@ -112,7 +116,25 @@ impl<'a, W: Transport> Asking<'a, W> {
             connector,
             subject,
             evidence: Vec::new(),
+            token: None,
         }
+    }
+
+    async fn ask(&mut self, request: &Request<'_>) -> Result<Response, String> {
+        let client = &self.connector.client;
+        let (response, token) = client.ask(request, &mut self.evidence).await?;
+        self.token = Some(token);
+        Ok(response)
+    }
+
+    /// A look-up holds no card data; what it was asked with could come back.
+    pub(super) fn scrubbed<T>(&self, read: impl FnOnce(Scrub<'_>) -> T) -> T {
+        let password = || self.connector.password();
+        read(Scrub {
+            payer: None,
+            token: self.token.as_ref().map(Token::expose),
+            password: Some(&password),
+        })
     }
 
     /// What stands of a known transaction: by its id, or, where that route is missing, by the search.
@@ -197,11 +219,7 @@ impl<'a, W: Transport> Asking<'a, W> {
             body: body::json(&request),
             timeout: config.read_timeout,
         };
-        let response = self
-            .connector
-            .client
-            .ask(&request, &mut self.evidence)
-            .await?;
+        let response = self.ask(&request).await?;
         let reply = reply(&response);
         if response.status == StatusCode::NO_CONTENT {
             return Ok(Vec::new());
@@ -245,12 +263,7 @@ impl<'a, W: Transport> Asking<'a, W> {
             body: bytes::Bytes::new(),
             timeout: self.connector.config.read_timeout,
         };
-        let response = self
-            .connector
-            .client
-            .ask(&request, &mut self.evidence)
-            .await
-            .map_err(Unread::NoAnswer)?;
+        let response = self.ask(&request).await.map_err(Unread::NoAnswer)?;
         let reply = reply(&response);
         if !reply.is_success() {
             let detail = format!("{label}: HTTP {}", reply.status);

@@ -14,7 +14,7 @@ use gateway_core::money::{Currency, Money};
 use gateway_core::operation::Verb;
 use gateway_core::token::{TokenKeeper, TokenKey, TokenOptions};
 use gateway_upstream::connexpay::{
-    ConnexPay, ConnexPayConfig, ConnexPayParts, ConnexPayTokens, Credentials,
+    ConnexPay, ConnexPayConfig, ConnexPayParts, ConnexPayTokens, CredentialSource, Credentials,
 };
 use gateway_upstream::pool::{
     Breaker, BreakerConfig, Limit, LimitConfig, Pool, PoolConfig, PoolMetrics,
@@ -101,12 +101,12 @@ impl World {
         let metrics = PoolMetrics::register(&mut Registry::default());
         let base = endpoint.parse().unwrap();
         let pool = Pool::new(PoolConfig::new("acme", base), Arc::clone(&clock), &metrics).unwrap();
-        let login = Credentials {
+        let login: Arc<dyn CredentialSource> = Arc::new(Credentials {
             username: SecretString::from("api user"),
             password: SecretString::from("p&ss"),
-        };
-        let source =
-            ConnexPayTokens::new(Arc::clone(&pool), Arc::new(login), Duration::from_secs(5));
+        });
+        let timeout = Duration::from_secs(5);
+        let source = ConnexPayTokens::new(Arc::clone(&pool), Arc::clone(&login), timeout);
         let tokens = TokenKeeper::new(
             "acme",
             Arc::new(source),
@@ -134,6 +134,7 @@ impl World {
         let parts = ConnexPayParts {
             wire: pool,
             tokens,
+            login,
             breaker: Breaker::new("acme", breaker, clock, &metrics),
             limit: Limit::new("acme", limit, &metrics),
         };

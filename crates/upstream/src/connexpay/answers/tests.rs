@@ -1,6 +1,7 @@
 //! The reference's own sample answers, recorded error bodies, and every way in which an answer can be no proof.
 
-use gateway_core::connector::{Decline, DeclineClass, NotSent, UnknownReason, Verdict};
+use gateway_core::card::{CardSource, Cvv, Expiry, Pan};
+use gateway_core::connector::{Decline, DeclineClass, NotSent, Payer, UnknownReason, Verdict};
 use gateway_core::money::{Currency, Money};
 use proptest::prelude::*;
 
@@ -224,6 +225,72 @@ fn the_sample_verification_is_approved() {
         approval.card.unwrap().token.unwrap().as_str(),
         "hNDbeGr7VBgY7402"
     );
+}
+
+/// What ledger and callers need of the reference's samples is kept, with a card that is as close to it as may be.
+#[test]
+fn fields_that_are_kept_survive_the_search_for_secrets() {
+    for (cvv, body, shape, code, token) in [
+        ("356", SALE, Shape::Sale, "TAS356", "nr959X7eCIXI0473"),
+        (
+            "957",
+            AUTH_ONLY,
+            Shape::AuthOnly,
+            "TAS957",
+            "S2guBjeE8Eix8507",
+        ),
+        ("959", SALE, Shape::Sale, "TAS356", "nr959X7eCIXI0473"),
+    ] {
+        let payer = payer_with(cvv);
+        let mut asked = asked(shape, if shape == Shape::Sale { 150_000 } else { 1_550 });
+        asked.scrub.payer = Some(&payer);
+        asked.scrub.token = Some("an access token of this account");
+        let approval = approved(answer(&asked, 200, body));
+        assert_eq!(approval.authorization_code.as_deref(), Some(code));
+        let card = approval.card.unwrap();
+        assert_eq!(card.token.unwrap().as_str(), token);
+        assert_eq!(card.brand.as_deref(), Some("visa"));
+        assert!(card.last_four.is_some() && card.expiry.is_some());
+        assert!(!approval.upstream_reference.is_empty());
+    }
+}
+
+#[test]
+fn fields_that_hold_a_secret_are_left_out() {
+    let payer = payer_with("735");
+    let mut asked = asked(Shape::Sale, 150_000);
+    asked.scrub.payer = Some(&payer);
+    // The code as base64, which is letters only; the number as base64 and as hexadecimal.
+    for (name, value) in [
+        ("authCode", "NzM1"),
+        ("authCode", "735"),
+        ("authCode", "373335"),
+    ] {
+        let body = sale_with(name, &format!("{value:?}"));
+        let approval = approved(answer(&asked, 200, &body));
+        assert_eq!(approval.authorization_code, None, "{value}");
+    }
+    for token in ["NDAxMjAwMDA5ODc2NTQzOQ", "34303132303030303938373635343339"] {
+        let card = format!(r#"{{"cardNumber": "{token}", "cardType": "NzM1", "last4": "5439"}}"#);
+        let approval = approved(answer(&asked, 200, &sale_with("card", &card)));
+        let card = approval.card.unwrap();
+        assert_eq!((card.token, card.brand), (None, None), "{token}");
+        assert_eq!(card.last_four.as_deref(), Some("5439"));
+    }
+}
+
+fn payer_with(cvv: &str) -> Payer {
+    Payer {
+        card: CardSource::Pan {
+            number: Pan::parse("4012000098765439").unwrap(),
+            cvv: Some(Cvv::parse(cvv).unwrap()),
+            expiry: Expiry::new(2030, 12).unwrap(),
+            holder: None,
+        },
+        customer: None,
+        risk: serde_json::Map::new(),
+        upstream: serde_json::Map::new(),
+    }
 }
 
 #[test]
