@@ -76,11 +76,14 @@ fn prepared(mut world: World) -> World {
     world.config.log = "trace".into();
     // So many failures would hold back the paths that come after them.
     world.config.more_account = "breaker.failures_max = 1000".into();
-    let token = Canary::sent().token;
-    world
-        .simulators
-        .connexpay()
-        .change_rules(|rules| rules.token_prefix = token);
+    let Canary {
+        token, password, ..
+    } = Canary::sent();
+    world.config.connexpay_password.clone_from(&password);
+    world.simulators.connexpay().change_rules(|rules| {
+        rules.token_prefix = token;
+        rules.password = password;
+    });
     world
 }
 
@@ -150,7 +153,7 @@ fn assert_said(text: &[u8], expected: &[&str]) {
     }
 }
 
-/// Promise: no card number, security code or access token is left in log, metrics, answers, ledger or Redis.
+/// Promise: no card number, security code, access token or password is left in log, metrics, answers, ledger or Redis.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_trace_of_a_card_is_left_in_log_ledger_and_redis() {
     let world = World::new().await.with_own_redis().await;

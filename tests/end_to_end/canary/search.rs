@@ -3,10 +3,13 @@
 use std::fmt::Write as _;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
 
 /// Digits of a card number in a row that nobody may see: more than the beginning and the last four together.
 const WINDOW: usize = 12;
+
+/// Between the digits of a number that is written digit by digit.
+const BETWEEN: [&str; 4] = [" ", "-", ".", " - "];
 
 /// What must leave no trace. Each value is one that nothing else is by chance.
 #[derive(Clone, Debug)]
@@ -16,6 +19,8 @@ pub(super) struct Canary {
     pub(super) code: String,
     /// What the processor's access tokens begin with.
     pub(super) token: String,
+    /// What they are fetched with.
+    pub(super) password: String,
     pub(super) holder: String,
 }
 
@@ -26,6 +31,7 @@ impl Canary {
             number: with_check_digit("471692035518674"),
             code: "0735".to_owned(),
             token: "Kv8TqYw2SentCanaryToken5Lm".to_owned(),
+            password: "Vq>6~?SentCanary".to_owned(),
             holder: "Zephyrine Quillfeather".to_owned(),
         }
     }
@@ -36,20 +42,25 @@ impl Canary {
             number: "4539178206443191".to_owned(),
             code: "0462".to_owned(),
             token: "Hn3RzXp7PlantedCanaryToken9Jd".to_owned(),
+            password: "Wz>7~?PlantedCanary".to_owned(),
             holder: "Balthasar Plantagenista".to_owned(),
         }
+    }
+
+    fn values(&self) -> [(&'static str, &str); 5] {
+        [
+            ("number", &self.number),
+            ("code", &self.code),
+            ("token", &self.token),
+            ("password", &self.password),
+            ("holder", &self.holder),
+        ]
     }
 
     /// Each value in each spelling: what it is, and the text.
     pub(super) fn spellings(&self) -> Vec<(String, String)> {
         let mut all = Vec::new();
-        let values = [
-            ("number", &self.number),
-            ("code", &self.code),
-            ("token", &self.token),
-            ("holder", &self.holder),
-        ];
-        for (name, value) in values {
+        for (name, value) in self.values() {
             let bytes = value.as_bytes();
             let mut add = |form: &str, text: String| all.push((format!("{name}, {form}"), text));
             add("plain", format!("a {value} b"));
@@ -57,6 +68,15 @@ impl Canary {
             add("hexadecimal", format!("a {} b", hex(bytes)));
             add("hexadecimal", format!("a {} b", hex(bytes).to_uppercase()));
             add("percent", format!("a {} b", percent(bytes)));
+            add("percent", format!("a {} b", percent(bytes).to_uppercase()));
+            add("JSON", format!("a {} b", json(bytes)));
+            add("JSON", format!("a {} b", json(bytes).replace('\\', "\\\\")));
+            for before in ["?", "??", "???"] {
+                let document = format!("{before}{value}\"}}");
+                add("base64", format!("a {} b", STANDARD.encode(&document)));
+                add("base64", format!("a {} b", URL_SAFE.encode(&document)));
+            }
+            add("base64", format!("a {} b", URL_SAFE_NO_PAD.encode(bytes)));
             add("bytes", format!("a {bytes:?} b"));
         }
         let groups = |between: &str| {
@@ -64,27 +84,17 @@ impl Canary {
             let groups: Vec<String> = digits.chunks(4).map(String::from_iter).collect();
             groups.join(between)
         };
-        for between in [" ", "-", "%20", "+", ", "] {
+        for between in [" ", "-", "%20", "+", ", ", " - "] {
             all.push(("number, plain".to_owned(), groups(between)));
         }
-        let spaced: Vec<String> = self.code.chars().map(String::from).collect();
-        all.push((
-            "code, plain".to_owned(),
-            format!("a {} b", spaced.join(" ")),
-        ));
-        // A part of it, and inside a document that was encoded as a whole.
-        all.push(("number, plain".to_owned(), self.number[..WINDOW].to_owned()));
-        for name in ["number", "token"] {
-            let value = if name == "number" {
-                &self.number
-            } else {
-                &self.token
-            };
-            for before in ["x", "xx", "xxx"] {
-                let document = format!("{before}{value}\"}}");
-                all.push((format!("{name}, base64"), STANDARD.encode(document)));
+        for between in BETWEEN {
+            for (name, value) in [("number", &self.number), ("code", &self.code)] {
+                let text = format!("a {} b", spaced(value, between));
+                all.push((format!("{name}, plain"), text));
             }
         }
+        // A part of it.
+        all.push(("number, plain".to_owned(), self.number[..WINDOW].to_owned()));
         let holder = self.holder.replace(' ', "%20").to_uppercase();
         all.push(("holder, plain".to_owned(), holder));
         all
@@ -93,6 +103,8 @@ impl Canary {
     /// Where the text holds any of it: what, how it is spelled, and what stands around it.
     pub(super) fn found_in(&self, text: &[u8]) -> Vec<String> {
         let text = String::from_utf8_lossy(text).replace("%20", " ");
+        // However often it was put into a string of a string.
+        let text = single_backslashes(&text);
         let lower = text.to_ascii_lowercase();
         let mut found = Vec::new();
         let mut report = |what: &str, at: Option<(usize, usize)>| {
@@ -106,23 +118,23 @@ impl Canary {
         report("number, plain", digits_of(&text, &self.number));
         report("code, plain", alone(&text, &self.code));
         report("token, plain", at(&self.token));
+        report("password, plain", at(&self.password));
         let holder = self.holder.to_ascii_lowercase();
         report(
             "holder, plain",
             at_lower(&holder).or_else(|| at_lower(&holder.replace(' ', "+"))),
         );
-        let values = [
-            ("number", &self.number),
-            ("code", &self.code),
-            ("token", &self.token),
-            ("holder", &self.holder),
-        ];
-        for (name, value) in values {
+        for (name, value) in self.values() {
             let bytes = value.as_bytes();
-            let fragments = if name == "code" {
-                vec![STANDARD.encode(bytes).trim_end_matches('=').to_owned()]
+            // Four digits of base64 occur by chance, so a code is looked for with what the simulator puts around it.
+            let fragments: &[String] = if name == "code" {
+                let documents = ["", "?", "??", "???"].map(|before| {
+                    let after = if before.is_empty() { "" } else { "\"}" };
+                    STANDARD.encode(format!("{before}{value}{after}"))
+                });
+                &documents.map(|text| text.trim_end_matches('=').to_owned())
             } else {
-                base64_fragments(bytes)
+                &base64_fragments(bytes)
             };
             let encoded = fragments.iter().find_map(|fragment| {
                 // The alphabet for URLs, too.
@@ -142,6 +154,7 @@ impl Canary {
                 &format!("{name}, percent"),
                 at_lower(&percent(bytes).replace("%20", " ")),
             );
+            report(&format!("{name}, JSON"), at_lower(&json(bytes)));
             let listed = format!("{bytes:?}");
             let compact = listed.replace(' ', "");
             let listed = [listed, compact];
@@ -180,18 +193,40 @@ fn percent(bytes: &[u8]) -> String {
     })
 }
 
+fn json(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "\\u{byte:04x}").expect("a string takes it");
+        text
+    })
+}
+
+fn single_backslashes(text: &str) -> String {
+    let mut single = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c != '\\' || !single.ends_with('\\') {
+            single.push(c);
+        }
+    }
+    single
+}
+
+fn spaced(value: &str, between: &str) -> String {
+    let all: Vec<String> = value.chars().map(String::from).collect();
+    all.join(between)
+}
+
 /// What is left of the bytes in the base64 of any document that holds them: a place for each offset modulo three.
-fn base64_fragments(bytes: &[u8]) -> Vec<String> {
+fn base64_fragments(bytes: &[u8]) -> [String; 3] {
     let fragment = |offset: usize| {
         let document = [&vec![0; offset], bytes].concat();
         let encoded = STANDARD.encode(&document);
         let (from, to) = ((offset * 8).div_ceil(6), document.len() * 8 / 6);
         encoded[from..to].to_owned()
     };
-    (0..3).map(fragment).collect()
+    [0, 1, 2].map(fragment)
 }
 
-/// Twelve digits of the number in a row, with at most two characters that are no letters between any two.
+/// Twelve digits of the number in a row, with at most three characters that are no letters between any two.
 fn digits_of(text: &str, number: &str) -> Option<(usize, usize)> {
     let mut places: Vec<usize> = Vec::new();
     let mut digits = String::new();
@@ -210,7 +245,7 @@ fn digits_of(text: &str, number: &str) -> Option<(usize, usize)> {
             gap = 0;
         } else {
             gap += 1;
-            if byte.is_ascii_alphabetic() || gap > 2 {
+            if byte.is_ascii_alphabetic() || gap > 3 {
                 if digits.len() >= WINDOW
                     && let Some(found) = held(&digits, &places)
                 {
@@ -227,9 +262,9 @@ fn digits_of(text: &str, number: &str) -> Option<(usize, usize)> {
 /// The value between characters that are no letters and no digits, perhaps with single separators in it.
 fn alone(text: &str, value: &str) -> Option<(usize, usize)> {
     let bytes = text.as_bytes();
-    let spaced: Vec<String> = value.chars().map(String::from).collect();
-    let spellings = [value.to_owned(), spaced.join(" "), spaced.join("-")];
-    spellings.iter().find_map(|spelling| {
+    let spellings = [""].iter().chain(&BETWEEN);
+    let mut spellings = spellings.map(|between| spaced(value, between));
+    spellings.find_map(|spelling| {
         text.match_indices(spelling.as_str())
             .map(|(at, _)| (at, at + spelling.len()))
             .find(|&(from, to)| !grows(bytes, from, -1) && !grows(bytes, to - 1, 1))

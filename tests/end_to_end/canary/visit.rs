@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use reqwest::{Method, RequestBuilder};
 use sandbox::simulators::connexpay::verb;
-use sandbox::simulators::{Fault, Kind, Selector};
+use sandbox::simulators::{Fault, Form, Kind, Selector};
 use sandbox::stack::eventually;
 use sandbox::world::{World, claims, sale};
 use serde_json::{Value, json};
@@ -119,7 +119,8 @@ impl<'a> Visitor<'a> {
             .into_iter()
             .map(|(_, text)| text)
             .collect();
-        for (number, part) in spellings.chunks(spellings.len().div_ceil(2)).enumerate() {
+        // So few at a time fit into a payment's metadata.
+        for (number, part) in spellings.chunks(12).enumerate() {
             let parts = part.iter().enumerate();
             let parts = parts.map(|(place, text)| (format!("planted-{place}"), json!(text)));
             body["metadata"] = Value::Object(parts.collect());
@@ -244,6 +245,7 @@ impl<'a> Visitor<'a> {
             code,
             token,
             holder,
+            ..
         } = &self.canary;
         let spaced: Vec<String> = code.chars().map(String::from).collect();
         let names = [
@@ -426,6 +428,18 @@ impl<'a> Visitor<'a> {
             on_hold(Kind::CommitThenGarbage),
             on_hold(Kind::CommitThenHang),
         ];
+        // Each form in a text that is kept at once, in fields that are kept as they come, and in one that is looked into
+        // because nobody has listed it.
+        let forms = Form::ALL.into_iter().flat_map(|form| {
+            let unlisted = on_hold(Kind::EchoCard).status("Unlisted.");
+            let kinds = [
+                on_sale(Kind::EchoCard2xx),
+                on_hold(Kind::CommitThenEcho),
+                unlisted,
+            ];
+            kinds.map(|fault| fault.form(form))
+        });
+        let kinds = kinds.into_iter().chain(forms);
         let mut faults = Vec::new();
         let mut bodies = Vec::new();
         for (minor, mut fault) in (2_000_00..).step_by(1_00).zip(kinds) {

@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::echo::Form;
+
 /// What goes wrong. "Commit" is the moment the processor's books change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -54,8 +56,8 @@ pub enum Kind {
     /// The route does not exist any more.
     #[serde(rename = "route_404")]
     Route404,
-    /// A refusal whose text repeats card number, security code and bearer token, as careless upstreams do; `status` is
-    /// what the text begins with.
+    /// A refusal whose text repeats card number, security code, bearer token and password, as careless upstreams do, in
+    /// the given `form`; `status` is what the text begins with.
     EchoCard,
     /// The same text in a `200` whose status is "declined", without a code.
     #[serde(rename = "echo_card_2xx")]
@@ -203,6 +205,9 @@ pub struct Fault {
     /// Where `redirect_308` points.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub location: Option<String>,
+    /// How the echoes write what they repeat.
+    #[serde(default, skip_serializing_if = "Form::is_plain")]
+    pub form: Form,
 }
 
 impl Fault {
@@ -218,6 +223,7 @@ impl Fault {
             code: None,
             status: None,
             location: None,
+            form: Form::Plain,
         }
     }
 
@@ -271,6 +277,12 @@ impl Fault {
     #[must_use]
     pub fn location(mut self, location: &str) -> Self {
         self.location = Some(location.to_owned());
+        self
+    }
+
+    #[must_use]
+    pub fn form(mut self, form: Form) -> Self {
+        self.form = form;
         self
     }
 

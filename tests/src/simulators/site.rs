@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use tokio::sync::{RwLock, oneshot, watch};
 
 use super::door::{Answer, Cut};
+use super::echo::Form;
 use super::fault::{Fault, FaultSet, Kind, Strike, Subject};
 use super::gate::{Gates, Moment};
 use super::journal::{Journal, RequestRecord};
@@ -99,8 +100,8 @@ pub(crate) enum Refusal {
     ServerError,
     NoRoute,
     /// Begins with this text, or with one of its own.
-    EchoCard(Option<String>),
-    EchoDecline,
+    EchoCard(Option<String>, Form),
+    EchoDecline(Form),
     /// A code of its decline table.
     Code(String),
 }
@@ -114,7 +115,7 @@ pub(crate) trait Processor: Send + Sync + 'static {
     fn answer(&self, request: &Received, twist: Option<&Twist>) -> Reply;
     fn refuse(&self, request: &Received, refusal: Refusal) -> Reply;
     /// The answer with what is secret in the request repeated in each of its texts.
-    fn repeat_in(&self, request: &Received, reply: Reply) -> Reply;
+    fn repeat_in(&self, request: &Received, reply: Reply, form: Form) -> Reply;
     /// The omniscient truth, as JSON.
     fn books(&self) -> String;
     fn close_batch(&self) -> io::Result<()>;
@@ -258,11 +259,12 @@ impl Site {
             Kind::Http429 => refuse(Refusal::TooManyRequests),
             Kind::TokenExpired => refuse(Refusal::TokenExpired),
             Kind::Route404 => refuse(Refusal::NoRoute),
-            Kind::EchoCard => refuse(Refusal::EchoCard(fault.status)),
-            Kind::EchoCard2xx => refuse(Refusal::EchoDecline),
+            Kind::EchoCard => refuse(Refusal::EchoCard(fault.status, fault.form)),
+            Kind::EchoCard2xx => refuse(Refusal::EchoDecline(fault.form)),
             Kind::CommitThenEcho => {
                 let reply = self.commit(era, &request, &subject, None).await?;
-                Some(Delivery::Whole(self.processor.repeat_in(&request, reply)))
+                let reply = self.processor.repeat_in(&request, reply, fault.form);
+                Some(Delivery::Whole(reply))
             }
             Kind::Redirect308 => {
                 let mut reply = Reply::empty(StatusCode::PERMANENT_REDIRECT);

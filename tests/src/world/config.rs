@@ -27,6 +27,8 @@ pub struct WorldConfig {
     pub permits_per_client_max: usize,
     /// The product's default unless given.
     pub connections_per_host: Option<usize>,
+    /// What the gateway fetches tokens with.
+    pub connexpay_password: String,
     pub trust_429: bool,
     pub partial_captures: bool,
     pub resend_identical: bool,
@@ -61,6 +63,7 @@ impl WorldConfig {
             permits_max: 10_000,
             permits_per_client_max: 10_000,
             connections_per_host: None,
+            connexpay_password: crate::simulators::connexpay::PASSWORD.to_owned(),
             trust_429: false,
             partial_captures: true,
             resend_identical: false,
@@ -102,7 +105,7 @@ impl WorldConfig {
         let fingerprint = put("fingerprint", &"5a".repeat(32));
         let token = put("token", &"c3".repeat(32));
         let username = put("username", crate::simulators::connexpay::USERNAME);
-        let password = put("password", crate::simulators::connexpay::PASSWORD);
+        let password = put("password", &self.connexpay_password);
         let verify = match &self.jwks_url {
             Some(url) => format!("jwks_url = \"{url}\""),
             None => format!("key_file = \"{}\"", put("jwt.pem", &key.public_pem())),

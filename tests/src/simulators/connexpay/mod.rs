@@ -18,6 +18,7 @@ mod answer;
 mod batch;
 mod books;
 mod card;
+mod careless;
 mod create;
 mod follow_up;
 mod refusal;
@@ -50,6 +51,7 @@ use self::books::{Change, Ledger};
 use self::refusal::{DENIED, Problem, SERVER, error};
 use self::route::Route;
 pub(crate) use self::surroundings::Surroundings;
+use super::echo::Form;
 use super::fault::{Fault, Kind, Selector, Subject};
 use super::json::{Fields, Object};
 use super::site::{Processor, Received, Refusal, Reply, Twist};
@@ -396,6 +398,7 @@ impl Processor for ConnexPay {
     }
 
     fn refuse(&self, request: &Received, refusal: Refusal) -> Reply {
+        let echo = |request, form| careless::echo(request, &Self::rules(self).password, form);
         match refusal {
             Refusal::TokenExpired => {
                 if let Some(token) = presented_token(request) {
@@ -418,46 +421,23 @@ impl Processor for ConnexPay {
                 &refusal::decline_text(&code),
             ),
             Refusal::NoRoute => no_route(&request.path),
-            Refusal::EchoCard(lead) => {
+            Refusal::EchoCard(lead, form) => {
                 let lead = lead.unwrap_or_else(|| refusal::decline_text("D2020"));
-                let message = format!("{lead} {}", echo(request));
+                let message = format!("{lead} {}", echo(request, form));
                 error(StatusCode::UNPROCESSABLE_ENTITY, &message)
             }
-            Refusal::EchoDecline => {
+            Refusal::EchoDecline(form) => {
                 let body = Object::new()
                     .text("status", "Transaction - Declined")
-                    .text("processorResponseMessage", &echo(request))
+                    .text("processorResponseMessage", &echo(request, form))
                     .flag("wasProcessed", false);
                 Reply::json(StatusCode::OK, body.finish())
             }
         }
     }
 
-    fn repeat_in(&self, request: &Received, reply: Reply) -> Reply {
-        let Ok(Value::Object(mut fields)) = serde_json::from_slice(&reply.body) else {
-            return reply;
-        };
-        let echo = Value::from(echo(request));
-        for name in [
-            "authCode",
-            "processorResponseMessage",
-            "statementDescription",
-            "customerReceipt",
-            "generatedBy",
-            "refNumber",
-            "invoiceNumber",
-        ] {
-            fields.insert(name.to_owned(), echo.clone());
-        }
-        if let Some(Value::Object(card)) = fields.get_mut("card") {
-            card.insert(
-                "cardNumber".to_owned(),
-                card_field(request, "CardNumber").into(),
-            );
-            card.insert("last4".to_owned(), card_field(request, "Cvv2").into());
-            card.insert("cardType".to_owned(), echo);
-        }
-        Reply::json(reply.status, Value::Object(fields).to_string())
+    fn repeat_in(&self, request: &Received, reply: Reply, form: Form) -> Reply {
+        careless::repeated_in(reply, request, &Self::rules(self).password, form)
     }
 
     fn books(&self) -> String {
@@ -490,31 +470,6 @@ fn no_route(path: &str) -> Reply {
         &format!("No HTTP resource was found that matches the request URI '{path}'."),
     );
     Reply::json(StatusCode::NOT_FOUND, body.finish())
-}
-
-fn card_field(request: &Received, name: &str) -> String {
-    let body = Fields::parse(&request.body).unwrap_or_default();
-    let card = body.object("Card").ok().flatten().unwrap_or_default();
-    card.text(name).ok().flatten().unwrap_or_default()
-}
-
-/// What is secret in a request, told as a careless upstream tells it.
-fn echo(request: &Received) -> String {
-    let number = card_field(request, "CardNumber");
-    let groups = |between: &str| {
-        let digits: Vec<char> = number.chars().collect();
-        let groups: Vec<String> = digits.chunks(4).map(String::from_iter).collect();
-        groups.join(between)
-    };
-    format!(
-        "Card {number} ({} or {}) expiring {} with code {} of {}, request authorized by Bearer {}.",
-        groups(" "),
-        groups("-"),
-        card_field(request, "ExpirationDate"),
-        card_field(request, "Cvv2"),
-        card_field(request, "CardHolderName"),
-        presented_token(request).unwrap_or_default(),
-    )
 }
 
 fn presented_token(request: &Received) -> Option<&str> {
