@@ -5,7 +5,7 @@
 
 use gateway_core::card::{Expiry, StoredCard};
 use gateway_core::connector::{
-    Approval, Decline, DeclineClass, NotSent, UnknownReason, UpstreamIds, Verdict,
+    Approval, Decline, DeclineClass, NotSent, Subject, UnknownReason, UpstreamIds, Verdict,
 };
 use gateway_core::money::Money;
 use gateway_core::pan_scan::redact;
@@ -49,6 +49,8 @@ pub(super) struct Rules {
 /// The request that was answered.
 #[derive(Clone, Copy)]
 pub(super) struct Asked<'a> {
+    /// Whose it was, for the log.
+    pub(super) subject: &'a Subject,
     pub(super) shape: Shape,
     pub(super) amount: Money,
     /// The sequence number, if it was sent.
@@ -118,13 +120,8 @@ pub(super) enum Status {
 
 impl Status {
     pub(super) fn parse(text: &str) -> Self {
-        let text = text
-            .split_whitespace()
-            .collect::<Vec<_>>()
-            .join(" ")
-            .to_ascii_lowercase();
-        match text.as_str() {
-            "transaction - approved" | "transaction - approved - warning" => Self::Approved,
+        match plain(text).as_str() {
+            "transaction - approved" | APPROVED_WITH_WARNING => Self::Approved,
             "transaction - declined" => Self::Declined,
             "transaction - created - local" | "transaction - createdlocal" => Self::Created,
             _ => Self::Other,
@@ -132,11 +129,44 @@ impl Status {
     }
 }
 
+/// A yes like the other, with which their documents ask for a line in the log.
+const APPROVED_WITH_WARNING: &str = "transaction - approved - warning";
+
+fn plain(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.join(" ").to_ascii_lowercase()
+}
+
+/// For an approval that is taken for the outcome. Its code is one of their approvals', five characters that hold nothing
+/// of the request.
+pub(super) fn tell_warning(subject: &Subject, record: &Record) {
+    let made = record.sale_of_capture();
+    let status = record.status.as_deref();
+    let status = status.or(made.and_then(|sale| sale.status.as_deref()));
+    if status.is_some_and(|status| plain(status) == APPROVED_WITH_WARNING) {
+        let code = record.processor_status_code.as_deref();
+        let code = code.or(made.and_then(|sale| sale.processor_status_code.as_deref()));
+        let code = code.filter(|code| codes::is_success(code));
+        tracing::warn!(
+            payment.operation.id = %subject.operation,
+            payment.account = %subject.account,
+            code,
+            "approved with a warning"
+        );
+    }
+}
+
 /// The verdict on a complete answer.
 pub(super) fn classify(asked: &Asked<'_>, reply: &Reply<'_>) -> Verdict {
     match reply.status {
         200..=299 => match reply.record() {
-            Some(record) => transaction(asked, &record),
+            Some(record) => {
+                let verdict = transaction(asked, &record);
+                if matches!(verdict, Verdict::Approved(_)) {
+                    tell_warning(asked.subject, &record);
+                }
+                verdict
+            }
             None => unusable("a success without a JSON object"),
         },
         401 if asked.rules.trust_401 => unprocessed(reply, "the access token was refused"),

@@ -194,6 +194,10 @@ impl<W: Transport> Asking<'_, W> {
             let detail = "approved in part, without saying how much".to_owned();
             return Finding::Contradiction { detail };
         }
+        // A sale is not adopted, but reversed.
+        if shape == Shape::AuthOnly {
+            answers::tell_warning(self.subject, &record);
+        }
         Finding::Found(Found::Approved {
             approval,
             standing: Standing { remaining, settled },
@@ -414,6 +418,7 @@ impl<W: Transport> Asking<'_, W> {
         let Some(approval) = approval else {
             return could_not("a capture without an id");
         };
+        answers::tell_warning(self.subject, capture);
         let stands = sale.unwrap_or(capture);
         let remaining = self
             .remaining(stands)

@@ -224,6 +224,7 @@ impl<W: Transport> ConnexPay<W> {
     /// Sends one request that moves money, and says what its answer proves.
     async fn money(
         &self,
+        subject: &Subject,
         plan: &Plan,
         amount: Money,
         payer: Option<&Payer>,
@@ -241,6 +242,7 @@ impl<W: Transport> ConnexPay<W> {
             Outcome::Answered(response, token) => {
                 let password = || self.password();
                 let asked = Asked {
+                    subject,
                     shape: plan.shape,
                     amount,
                     reference: plan.sequence.as_deref(),
@@ -288,7 +290,7 @@ impl<W: Transport> ConnexPay<W> {
             Err(reason) => return Verdict::NotSent(reason),
         };
         let verdict = self
-            .money(&plan, subject.amount, payer, gate, evidence)
+            .money(subject, &plan, subject.amount, payer, gate, evidence)
             .await;
         admission.record(health(&verdict));
         with_card(verdict, payer)

@@ -41,7 +41,7 @@ pub(super) async fn reverse(
                     let amount = subject.amount;
                     undone(
                         connector
-                            .money(&plan, amount, None, gate, &mut evidence)
+                            .money(subject, &plan, amount, None, gate, &mut evidence)
                             .await,
                     )
                 }
@@ -62,7 +62,7 @@ pub(super) async fn reverse(
                 );
                 undone(
                     connector
-                        .money(&plan, amount, None, gate, &mut evidence)
+                        .money(subject, &plan, amount, None, gate, &mut evidence)
                         .await,
                 )
             }

@@ -1,6 +1,8 @@
 //! What is sent, what proves that nothing was, and what an answer proves.
 
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gateway_core::card::{CardSource, CardToken};
@@ -543,4 +545,70 @@ async fn what_this_processor_would_refuse_is_refused_at_once() {
             .count(),
         4
     );
+}
+
+#[tokio::test]
+async fn an_approval_with_a_warning_counts_and_leaves_one_line() {
+    let world = World::new(|seen| match seen.call.as_str() {
+        "POST /sales" => ok(&json!({
+            "guid": SALE, "status": "Transaction - Approved - Warning", "amount": 1500, "wasProcessed": true,
+            "processorStatusCode": "A0014", "processorResponseMessage": format!("of {PAN}"), "authCode": "TAS356",
+        })),
+        // With such a status even a yes proves nothing, so there is nothing to tell.
+        "POST /AuthOnlys" => Reply::Json(
+            422,
+            json!({"guid": AUTH, "status": "Transaction - Approved - Warning"}).to_string(),
+        ),
+        _ => Reply::Empty(404),
+    })
+    .await;
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing_subscriber::util::SubscriberInitExt::set_default(subscriber);
+    let subject = world.subject(Verb::Sale, 150_000);
+    let answer = world
+        .connector
+        .execute(&subject, Some(&payer()), &AlwaysOpen)
+        .await;
+    assert!(matches!(answer.verdict, Verdict::Approved(_)), "{answer:?}");
+    let hold = world.subject(Verb::Authorize, 150_000);
+    let answer = world
+        .connector
+        .execute(&hold, Some(&payer()), &AlwaysOpen)
+        .await;
+    assert!(matches!(answer.verdict, Verdict::Unknown(_)), "{answer:?}");
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<&str> = log.lines().collect();
+    let [line] = lines[..] else { panic!("{log}") };
+    let operation = subject.operation.to_string();
+    for told in [
+        " WARN ",
+        "approved with a warning",
+        "acme",
+        &operation,
+        "A0014",
+    ] {
+        assert!(line.contains(told), "{line}");
+    }
+    assert!(!line.contains(PAN), "{line}");
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -1,8 +1,13 @@
 //! The reference's own sample answers, recorded error bodies, and every way in which an answer can be no proof.
 
+use std::sync::LazyLock;
+
 use gateway_core::card::{CardSource, Cvv, Expiry, Pan};
+use gateway_core::clock::Timestamp;
 use gateway_core::connector::{Decline, DeclineClass, NotSent, Payer, UnknownReason, Verdict};
+use gateway_core::key::{AccountName, OperationId, UpstreamReference};
 use gateway_core::money::{Currency, Money};
+use gateway_core::operation::Verb;
 use proptest::prelude::*;
 
 use super::*;
@@ -66,8 +71,28 @@ fn usd(minor: i64) -> Money {
     Money::new(minor, Currency::parse("USD").unwrap()).unwrap()
 }
 
+static SUBJECT: LazyLock<Subject> = LazyLock::new(|| {
+    let recorded_at = Timestamp::from_seconds(1_800_000_000);
+    Subject {
+        operation: OperationId::generate(recorded_at, [7; 10]),
+        verb: Verb::Sale,
+        account: AccountName::parse("acme").unwrap(),
+        endpoint: String::new(),
+        reference: UpstreamReference::parse("7Q4M0ZK2T9B1XW5RC").unwrap(),
+        amount: usd(150_000),
+        order_reference: None,
+        statement_descriptor: None,
+        parent: UpstreamIds::default(),
+        parent_reference: None,
+        prepared: None,
+        sends: 1,
+        recorded_at,
+    }
+});
+
 fn asked(shape: Shape, minor: i64) -> Asked<'static> {
     Asked {
+        subject: &SUBJECT,
         shape,
         amount: usd(minor),
         reference: Some("849741"),
