@@ -62,6 +62,30 @@ pub fn refuse_duplicates(json: &Json<'_>, pointer: &str, faults: &Faults) {
     }
 }
 
+/// Refuses numbers that no reader holds, where nobody here knows the fields: passed on they would become null.
+fn refuse_endless(json: &Json<'_>, pointer: &str, faults: &Faults) {
+    match json {
+        Json::Float(value) if value.is_infinite() => {
+            faults.push(
+                pointer,
+                "out-of-range",
+                "must be a number of at most 64 bits",
+            );
+        }
+        Json::Object(members) => {
+            for (name, value) in members {
+                refuse_endless(value, &pointer_to(pointer, name), faults);
+            }
+        }
+        Json::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                refuse_endless(item, &format!("{pointer}/{index}"), faults);
+            }
+        }
+        _ => {}
+    }
+}
+
 /// The members of one object. Take each known field, then call [`Fields::finish`].
 #[derive(Debug)]
 pub struct Fields<'j, 'a, 'f> {
@@ -281,7 +305,10 @@ impl<'j, 'a, 'f> Field<'j, 'a, 'f> {
     /// A nested object whose fields somebody else knows.
     pub fn raw_object(&self) -> Option<Map<String, Value>> {
         match self.value? {
-            Json::Object(members) => Some(to_map(members)),
+            Json::Object(members) => {
+                refuse_endless(self.value?, &self.pointer, self.faults);
+                Some(to_map(members))
+            }
             other => self.wrong_type("an object", other),
         }
     }

@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 
 /// How deep a body may nest. The deepest field we know (passengers in an upstream's risk data) needs 4.
@@ -16,7 +18,7 @@ pub enum Json<'a> {
     Null,
     Bool(bool),
     Integer(i64),
-    /// A number written with a fraction or an exponent, or an integer beyond 64 bits.
+    /// A number written with a fraction or an exponent, or an integer beyond 64 bits; infinite beyond the range of `f64`.
     Float(f64),
     /// An integer beyond `i64::MAX`.
     Unsigned(u64),
@@ -42,20 +44,29 @@ pub struct NotJson {
     pub column: usize,
 }
 
+impl NotJson {
+    fn at(line: usize, column: usize) -> Self {
+        Self { line, column }
+    }
+
+    /// Where `part`, a piece of `text`, begins.
+    fn in_front_of(part: &str, text: &[u8]) -> Self {
+        let before = &text[..part.as_ptr().addr() - text.as_ptr().addr()];
+        let lines = before.split(|byte| *byte == b'\n');
+        let column = lines.clone().next_back().map_or(0, <[u8]>::len) + 1;
+        let line = lines.count();
+        Self::at(line, column)
+    }
+}
+
 impl<'a> Json<'a> {
     /// # Errors
     /// Where the text stops being JSON, or nests deeper than [`DEPTH_MAX`].
     pub fn parse(text: &'a [u8]) -> Result<Self, NotJson> {
-        let place = |error: &serde_json::Error| NotJson {
-            line: error.line(),
-            column: error.column(),
-        };
-        let mut reader = serde_json::Deserializer::from_slice(text);
-        let value = Seed { depth: 0 }
-            .deserialize(&mut reader)
-            .map_err(|error| place(&error))?;
-        reader.end().map_err(|error| place(&error))?;
-        Ok(value)
+        let whole: &RawValue = serde_json::from_slice(text)
+            .map_err(|error| NotJson::at(error.line(), error.column()))?;
+        // The grammar holds from here on; what may still be wrong is an escape, or the depth.
+        read(whole.get(), DEPTH_MAX).map_err(|part| NotJson::in_front_of(part, text))
     }
 
     /// What a caller would call it.
@@ -94,86 +105,79 @@ pub fn to_map(members: &[(Cow<'_, str>, Json<'_>)]) -> Map<String, Value> {
         .collect()
 }
 
-struct Seed {
-    depth: usize,
-}
-
-impl<'de> DeserializeSeed<'de> for Seed {
-    type Value = Json<'de>;
-
-    fn deserialize<D: serde::Deserializer<'de>>(
-        self,
-        deserializer: D,
-    ) -> Result<Json<'de>, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl Seed {
-    fn inner<E: serde::de::Error>(&self) -> Result<Self, E> {
-        if self.depth == DEPTH_MAX {
-            return Err(E::custom("nested too deeply"));
+/// Reads one value of well-formed JSON, which nests `depth_left` levels at most; else returns the part that is to blame.
+///
+/// Level by level, each value as text first: `serde_json` would refuse a number beyond its range as if it were no JSON, and
+/// nobody could say which field holds it.
+fn read(text: &str, depth_left: usize) -> Result<Json<'_>, &str> {
+    let deeper = || depth_left.checked_sub(1).ok_or(text);
+    match text.as_bytes()[0] {
+        b'{' => {
+            let depth_left = deeper()?;
+            let Members(members) = serde_json::from_str(text).map_err(|_| text)?;
+            let members = members.into_iter();
+            let members = members.map(|(name, value)| Ok((name, read(value.get(), depth_left)?)));
+            members.collect::<Result<_, _>>().map(Json::Object)
         }
-        Ok(Self {
-            depth: self.depth + 1,
-        })
+        b'[' => {
+            let depth_left = deeper()?;
+            let items: Vec<&RawValue> = serde_json::from_str(text).map_err(|_| text)?;
+            let items = items.into_iter();
+            let items = items.map(|item| read(item.get(), depth_left));
+            items.collect::<Result<_, _>>().map(Json::Array)
+        }
+        b'"' => {
+            let Text(text) = serde_json::from_str(text).map_err(|_| text)?;
+            Ok(Json::Text(text))
+        }
+        b't' => Ok(Json::Bool(true)),
+        b'f' => Ok(Json::Bool(false)),
+        b'n' => Ok(Json::Null),
+        _ => number(text).ok_or(text),
     }
 }
 
-impl<'de> Visitor<'de> for Seed {
-    type Value = Json<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Json<'de>, E> {
-        Ok(Json::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Json<'de>, E> {
-        Ok(Json::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Json<'de>, E> {
-        Ok(Json::Integer(value))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Json<'de>, E> {
-        Ok(i64::try_from(value).map_or(Json::Unsigned(value), Json::Integer))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Json<'de>, E> {
-        Ok(Json::Float(value))
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Json<'de>, E> {
-        Ok(Json::Text(Cow::Borrowed(text)))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Json<'de>, E> {
-        Ok(Json::Text(Cow::Owned(text.to_owned())))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Json<'de>, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = access.next_element_seed(self.inner()?)? {
-            items.push(item);
+/// A number of any size; one beyond the range of `f64` is infinite. Minus zero is a fraction, as everywhere.
+fn number(text: &str) -> Option<Json<'_>> {
+    if text != "-0" {
+        if let Ok(value) = text.parse() {
+            return Some(Json::Integer(value));
         }
-        Ok(Json::Array(items))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Json<'de>, A::Error> {
-        let mut members = Vec::new();
-        while let Some(name) = access.next_key_seed(self.inner()?)? {
-            let Json::Text(name) = name else {
-                return Err(A::Error::custom("a member without a name"));
-            };
-            members.push((name, access.next_value_seed(self.inner()?)?));
+        if let Ok(value) = text.parse() {
+            return Some(Json::Unsigned(value));
         }
-        Ok(Json::Object(members))
+    }
+    text.parse().ok().map(Json::Float)
+}
+
+/// The members of an object in their order, duplicates included.
+struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Each;
+        impl<'de> Visitor<'de> for Each {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some((Text(name), value)) = access.next_entry()? {
+                    members.push((name, value));
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(Each)
     }
 }
+
+/// A text that is borrowed where it holds no escape: what may be a card number is not copied.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[cfg(test)]
 mod tests {
@@ -189,6 +193,11 @@ mod tests {
         );
         assert_eq!(parse("1e3"), Json::Float(1000.0));
         assert_eq!(parse("100.0"), Json::Float(100.0));
+        assert_eq!(parse("0"), Json::Integer(0));
+        assert!(matches!(parse("-0"), Json::Float(zero) if zero.is_sign_negative()));
+        assert_eq!(parse("1e400"), Json::Float(f64::INFINITY));
+        assert_eq!(parse("-1e400"), Json::Float(f64::NEG_INFINITY));
+        assert_eq!(parse("1e-400"), Json::Float(0.0));
     }
 
     #[test]
@@ -236,6 +245,14 @@ mod tests {
         let error = Json::parse(b"{\"card\": 4012000098765439x}").expect_err("broken");
         assert!(!error.to_string().contains("4012"), "{error}");
         assert!(Json::parse(b"\"\xff\"").is_err(), "not UTF-8");
+        let place = |text: &str| Json::parse(text.as_bytes()).expect_err("broken");
+        let escape = "{\"a\": 1,\n \"b\": [true, \"\\ud800\"]}";
+        assert_eq!(place(escape), NotJson::at(2, 14));
+        assert_eq!(place("{\"\\ud800\": 1}"), NotJson::at(1, 1));
+        assert_eq!(
+            place(&"[".repeat(DEPTH_MAX + 1).replace('[', "[\n")).line,
+            DEPTH_MAX + 2
+        );
     }
 
     #[test]

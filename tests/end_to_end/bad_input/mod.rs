@@ -61,7 +61,9 @@ async fn every_field_of_the_schema_refuses_what_it_does_not_allow(world: World) 
                 refused.body
             );
             assert_eq!(refused.problem(), "invalid-request");
-            let named = pointers(&refused);
+            let mut named = pointers(&refused);
+            // The reader and the connector may both have something to say about one place.
+            named.dedup();
             assert_eq!(
                 named,
                 [pointer.as_str()],
@@ -212,11 +214,6 @@ async fn amounts_and_currencies_are_exact(world: World) {
                 .to_string()
                 .replace("\"VALUE\"", value);
             let refused = scene.post(&path, &body).await;
-            if refused.status == 400 {
-                // A number that no 64-bit reader can hold at all.
-                assert_eq!((refused.problem(), value), ("malformed-request", "1e400"));
-                continue;
-            }
             assert_eq!(refused.status, 422, "{template} {value}: {}", refused.body);
             assert_eq!(pointers(&refused), ["/amount/value"], "{template} {value}");
         }

@@ -32,6 +32,7 @@ impl Cases<'_> {
             });
         } else {
             self.put(pointer, json!(null), "null");
+            self.put_endless(pointer);
         }
         if let Some(choices) = schema["enum"].as_array() {
             assert!(choices.contains(value), "{pointer} is valid");
@@ -85,7 +86,12 @@ impl Cases<'_> {
                     self.of(members, &format!("{pointer}/{name}"), value);
                 }
             }
-            _ => {}
+            // Only the connector knows its members.
+            _ => {
+                for name in names.keys() {
+                    self.put_endless(&format!("{pointer}/{name}"));
+                }
+            }
         }
     }
 
@@ -159,6 +165,16 @@ impl Cases<'_> {
             body,
             pointer: pointer.to_owned(),
             what,
+        });
+    }
+
+    /// A number that no reader holds is JSON all the same.
+    fn put_endless(&mut self, pointer: &str) {
+        let body = with(self.base, pointer, json!("endless")).to_string();
+        self.found.push(Case {
+            body: body.replace("\"endless\"", "1e400"),
+            pointer: pointer.to_owned(),
+            what: "a number beyond every range",
         });
     }
 
