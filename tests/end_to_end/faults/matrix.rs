@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use sandbox::simulators::connexpay::verb;
-use sandbox::simulators::{Fault, Kind, Moment};
+use sandbox::simulators::{ConnectionRecord, Fault, Kind, Moment, RequestRecord};
 use sandbox::world::World;
 
-use super::cells::{Act, Cell, Effect, Expected, Final};
+use super::act::Act;
+use super::cells::{Cell, Effect, Expected, Final, REPEATED};
 use super::stage::{Pace, Stage};
-use Effect::{Nothing, Once, Undone};
-use Final::{Approved, Declined, Failed, Reversed};
+use Effect::{Half, Nothing, Once, Undone};
+use Final::{Approved, Declined, Failed, Parked, Reversed};
 
 /// What the test does between the first answers and the final ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,7 @@ enum Then {
 pub(super) struct Row {
     name: &'static str,
     fault: Option<Fault>,
+    acts: &'static [Act],
     then: Then,
     /// A fault of the connection, which strikes all cells at once.
     connection: bool,
@@ -45,6 +47,7 @@ impl Row {
         Self {
             name,
             fault: Some(fault),
+            acts: &Act::ALL,
             then: Then::Wait,
             connection: false,
             sale: all,
@@ -57,7 +60,7 @@ impl Row {
     }
 
     fn expected(&self, cell: &Cell) -> Expected {
-        match cell.act() {
+        match cell.act {
             Act::Sale => self.sale,
             Act::Authorize => self.authorize,
             Act::Refund | Act::RefundCaptured | Act::RefundUnsettled => self.refund,
@@ -70,41 +73,67 @@ impl Row {
 const GOES_THROUGH: Expected = Expected {
     first: &[201],
     last: &[(Approved, Once)],
+    sends_max: 1,
 };
 const NOT_SENT_THEN_DONE: Expected = Expected {
     first: &[503],
     last: &[(Approved, Once)],
+    sends_max: 1,
 };
 pub(super) const DID_NOT_HAPPEN: Expected = Expected {
     first: &[504],
     last: &[(Failed, Nothing)],
+    sends_max: 1,
 };
 pub(super) const ADOPTED: Expected = Expected {
     first: &[201, 504],
     last: &[(Approved, Once)],
+    sends_max: 1,
 };
 pub(super) const REVERSED: Expected = Expected {
     first: &[402, 504],
     last: &[(Reversed, Undone)],
+    sends_max: 1,
 };
 const REVERSED_LATER: Expected = Expected {
     first: &[504],
     last: &[(Reversed, Undone)],
+    sends_max: 1,
 };
 const ADOPTED_LATER: Expected = Expected {
     first: &[504],
     last: &[(Approved, Once)],
+    sends_max: 1,
 };
 const DECLINED: Expected = Expected {
     first: &[402],
     last: &[(Declined, Nothing)],
+    sends_max: 1,
 };
+const REVERSED_AT_ONCE: Expected = Expected {
+    first: &[402],
+    ..REVERSED
+};
+/// Done for another amount than asked, which no machine undoes.
+const PARKED: Expected = Expected {
+    first: &[504],
+    last: &[(Parked, Half)],
+    sends_max: 1,
+};
+
+/// What may be sent again while it has not arrived.
+const fn repeated(once: Expected) -> Expected {
+    Expected {
+        sends_max: REPEATED,
+        ..once
+    }
+}
 
 /// Nothing is executed, and nobody is told so.
 pub(super) fn silence(name: &'static str, fault: Fault) -> Row {
     Row {
-        follow_up: ADOPTED,
-        follow_up_lasting: Some(DID_NOT_HAPPEN),
+        follow_up: repeated(ADOPTED),
+        follow_up_lasting: Some(repeated(DID_NOT_HAPPEN)),
         patient: false,
         ..Row::new(name, fault, DID_NOT_HAPPEN)
     }
@@ -130,8 +159,7 @@ fn late(name: &'static str, fault: Fault, then: Then) -> Row {
             last: &[(Approved, Once), (Reversed, Undone)],
             ..ADOPTED_LATER
         },
-        // Repeated while the first send has not arrived.
-        follow_up: ADOPTED,
+        follow_up: repeated(ADOPTED),
         then,
         patient: false,
         ..Row::new(name, fault, ADOPTED_LATER)
@@ -176,17 +204,18 @@ pub(super) async fn hold(world: World, row: Row) {
         Pace::QUICK
     };
     let stage = Stage::with_controls(world, pace).await;
-    let repeats = Act::ALL.into_iter().filter(|act| act.is_repeatable());
-    let mut acts = Act::ALL.map(|act| (act, false)).to_vec();
+    let mut acts: Vec<_> = row.acts.iter().map(|act| (*act, false)).collect();
     if row.follow_up_lasting.is_some() {
-        acts.extend(repeats.map(|act| (act, true)));
+        let repeats = row.acts.iter().filter(|act| act.is_repeatable());
+        acts.extend(repeats.map(|act| (*act, true)));
     }
     let mut cells = stage.cells(&acts).await;
     if let Some(fault) = &row.fault {
         let faults = if row.connection {
             vec![fault.clone()]
         } else {
-            cells.iter().map(|cell| cell.fault(fault)).collect()
+            let strike = |cell: &mut Cell| cell.struck_by(fault);
+            cells.iter_mut().map(strike).collect()
         };
         stage.strike(faults).await;
     }
@@ -197,7 +226,9 @@ pub(super) async fn hold(world: World, row: Row) {
                 let mut ends = connections.iter().map(|connection| connection.ended_by);
                 ends.all(|end| end.is_some())
             });
-            all_idle.await.expect("idle connections to be closed");
+            let ended = all_idle.await.expect("idle connections to be closed");
+            let idled = |one: &ConnectionRecord| one.ended_by == Some("idle");
+            assert!(ended.iter().any(idled), "by the processor: {ended:?}");
             stage.ask(&mut cells).await;
         }
         Some(Kind::TokenExpired) => ask_together(&stage, &mut cells).await,
@@ -207,12 +238,28 @@ pub(super) async fn hold(world: World, row: Row) {
         Then::Wait => {}
         Then::Lift => stage.lift().await,
         Then::CommitLate => {
-            join_all(cells.iter().map(|cell| cell.until_checked(&stage.shop))).await;
+            join_all(cells.iter().map(|cell| cell.until_checked(&stage))).await;
+            reversed_in_vain(&stage, &cells).await;
             stage.connexpay().release_late();
         }
     }
     let expected = |cell: &Cell| row.expected(cell);
     stage.end(row.name, &mut cells, expected).await;
+}
+
+/// The sale's reversal was answered "not found": what it should have undone is still to come.
+async fn reversed_in_vain(stage: &Stage, cells: &[Cell]) {
+    let sale = cells.iter().find(|cell| cell.act == Act::Sale);
+    let sale = stage.records.operation(&sale.expect("a sale").key).await;
+    let of_sale = Some(sale.reference.as_str());
+    let answered = stage.connexpay().wait_for_requests(1, |request| {
+        request.verb == verb::TIMEOUT_REVERSAL
+            && request.sequence_number.as_deref() == of_sale
+            && request.answered
+    });
+    let answered = answered.await.expect("a reversal");
+    let found = |request: &RequestRecord| request.status.is_none_or(|status| status < 400);
+    assert!(!answered.iter().any(found), "{answered:#?}");
 }
 
 /// All send with the same token, so that all find it expired: one refresh is enough for them.
@@ -302,11 +349,15 @@ matrix! {
     a_decline_as_422_is_final: Row::new("decline_422", Fault::new(Kind::Decline422).code("D2026"), DECLINED);
     /// A refusal in the form of a 200 is final.
     a_decline_as_200_is_final: Row::new("decline_2xx", Fault::new(Kind::Decline2xx).code("D2012"), DECLINED);
-    /// Approved for less than asked is undone.
-    a_partial_approval_is_undone: Row {
-        sale: REVERSED,
-        authorize: REVERSED,
-        ..Row::new("partial_approval", Fault::new(Kind::PartialApproval), GOES_THROUGH)
+    /// Approved for less than asked is undone; a capture or a refund of another amount is for a person.
+    a_partial_approval_is_undone_or_parked: Row {
+        sale: REVERSED_AT_ONCE,
+        authorize: REVERSED_AT_ONCE,
+        follow_up: PARKED,
+        refund: PARKED,
+        // A void has no amount to halve.
+        acts: &[Act::Sale, Act::Authorize, Act::Capture, Act::Refund, Act::RefundCaptured],
+        ..Row::new("partial_approval", Fault::new(Kind::PartialApproval), REVERSED_AT_ONCE)
     };
 }
 

@@ -1,6 +1,8 @@
 //! What the processor may do to a payment, and what must come of it.
 
+mod act;
 mod cells;
+mod compare;
 mod matrix;
 mod outage;
 mod redirect;

@@ -7,13 +7,15 @@ use sandbox::simulators::{Fault, Kind, Selector};
 use sandbox::world::{World, sale};
 use tokio::net::TcpListener;
 
-use super::cells::{Act, Effect, Expected, Final};
+use super::act::Act;
+use super::cells::{Effect, Expected, Final};
 use super::matrix::{hold, silence};
 use super::stage::{Pace, Stage};
 
 const UNDONE_LATER: Expected = Expected {
     first: &[504],
     last: &[(Final::Reversed, Effect::Undone)],
+    sends_max: 1,
 };
 
 /// Where requests are sent to, and nobody may come.
@@ -59,7 +61,7 @@ async fn no_redirect_of_any_other_route_is_followed() {
     let elsewhere = Elsewhere::new().await;
     let stage = Stage::with_controls(World::new().await, Pace::QUICK).await;
     let mut cells = stage.cells(&[(Act::Sale, false)]).await;
-    let hang = cells[0].fault(&Fault::new(Kind::CommitThenHang));
+    let hang = cells[0].struck_by(&Fault::new(Kind::CommitThenHang));
     let reversal = elsewhere.instead_of(verb::TIMEOUT_REVERSAL);
     stage
         .strike(vec![
@@ -69,12 +71,12 @@ async fn no_redirect_of_any_other_route_is_followed() {
         ])
         .await;
     stage.ask(&mut cells).await;
-    cells[0].until_parked(&stage.shop).await;
+    cells[0].until_parked(&stage).await;
     for verb in [verb::READ, verb::VOID] {
         stage
             .strike(vec![reversal.clone(), elsewhere.instead_of(verb)])
             .await;
-        cells[0].until_checked_again(&stage.shop).await;
+        cells[0].stays_parked(&stage).await;
     }
     for verb in [verb::TIMEOUT_REVERSAL, verb::SEARCH, verb::READ, verb::VOID] {
         let requests = stage.connexpay().requests_of(verb);

@@ -6,13 +6,15 @@ use sandbox::simulators::connexpay::{SequenceRule, verb};
 use sandbox::simulators::{Fault, Kind};
 use sandbox::world::World;
 
-use super::cells::{Act, Cell, Effect, Expected, Final};
+use super::act::Act;
+use super::cells::{Cell, Effect, Expected, Final};
 use super::stage::{Pace, Stage};
 
 const BOTH: [(Act, bool); 2] = [(Act::Sale, false), (Act::Authorize, false)];
 const AT_ONCE: Expected = Expected {
     first: &[201],
     last: &[(Final::Approved, Effect::Once)],
+    sends_max: 2,
 };
 
 /// An account that repeats creates, at a processor that follows `rule`.
@@ -26,9 +28,9 @@ async fn stage(rule: SequenceRule) -> Stage {
 
 /// The fault at the first send of each of them.
 async fn struck(stage: &Stage, fault: &Fault) -> Vec<Cell> {
-    let cells = stage.cells(&BOTH).await;
+    let mut cells = stage.cells(&BOTH).await;
     stage
-        .strike(cells.iter().map(|cell| cell.fault(fault)).collect())
+        .strike(cells.iter_mut().map(|cell| cell.struck_by(fault)).collect())
         .await;
     cells
 }
@@ -36,7 +38,7 @@ async fn struck(stage: &Stage, fault: &Fault) -> Vec<Cell> {
 /// Each was sent so often, and every send was counted.
 async fn assert_sends(stage: &Stage, cells: &[Cell], sends: u64) {
     for cell in cells {
-        let detail = cell.detail(&stage.shop).await;
+        let detail = cell.detail(stage).await;
         assert_eq!(detail["sends"], sends, "{}", cell.name());
     }
     for verb in [verb::SALE, verb::AUTH_ONLY] {
@@ -108,12 +110,13 @@ async fn there_is_no_third_send() {
     ];
     let hang = Fault::new(Kind::HangBeforeCommit);
     stage
-        .strike(cells.iter().map(|cell| cell.fault(&hang)).collect())
+        .strike(cells.iter_mut().map(|cell| cell.struck_by(&hang)).collect())
         .await;
     stage.ask(&mut cells).await;
     let nothing = Expected {
         first: &[504],
         last: &[(Final::Failed, Effect::Nothing)],
+        sends_max: 2,
     };
     stage.end("two silent sends", &mut cells, |_| nothing).await;
     assert_sends(&stage, &cells, 2).await;
@@ -129,12 +132,13 @@ async fn a_second_send_that_is_refused_as_a_duplicate_is_no_decline() {
     connexpay.change_rules(|rules| rules.search_lag_ms = 30 * 60 * 1_000);
     let mut cells = struck(&stage, &Fault::new(Kind::CommitThenHang)).await;
     stage.ask(&mut cells).await;
-    cells[1].until_parked(&stage.shop).await;
+    cells[1].until_parked(&stage).await;
     connexpay.change_rules(|rules| rules.search_lag_ms = 0);
-    let expected = |cell: &Cell| match cell.act() {
+    let expected = |cell: &Cell| match cell.act {
         Act::Sale => Expected {
             first: &[402, 504],
             last: &[(Final::Reversed, Effect::Undone)],
+            sends_max: 2,
         },
         // Found too late for its caller.
         _ => Expected {
@@ -143,6 +147,7 @@ async fn a_second_send_that_is_refused_as_a_duplicate_is_no_decline() {
                 (Final::Approved, Effect::Once),
                 (Final::Reversed, Effect::Undone),
             ],
+            sends_max: 2,
         },
     };
     stage.end("duplicate of ours", &mut cells, expected).await;
@@ -154,10 +159,10 @@ async fn a_second_send_that_is_refused_as_a_duplicate_is_no_decline() {
 async fn at_a_processor_that_does_not_de_duplicate_it_would_charge_twice() {
     let stage = stage(SequenceRule::Free).await;
     let mut cell = Cell::prepare(&stage, Act::Sale, false).await;
-    let hang = cell.fault(&Fault::new(Kind::CommitThenHang));
+    let hang = cell.struck_by(&Fault::new(Kind::CommitThenHang));
     stage.strike(vec![hang]).await;
-    cell.ask(&stage.shop, stage.wait).await;
-    let detail = cell.detail(&stage.shop).await;
+    cell.ask(&stage).await;
+    let detail = cell.detail(&stage).await;
     let reference = detail["reference"].as_str().expect("a reference");
     let position = stage.connexpay().books().position(reference);
     assert_eq!(detail["state"], "approved");

@@ -1,20 +1,30 @@
 //! Where cells are played: a gateway with scaled spans, the control transactions, and the comparison in the end.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use gateway_core::connector::NotSent;
+use gateway_core::operation::{State, StateName};
+use gateway_core::store::EventKind;
 use sandbox::simulators::connexpay::ConnexPay;
 use sandbox::simulators::{Fault, Kind, Upstream};
-use sandbox::world::{Caller, Running, World, sale};
+use sandbox::stack::{Stalls, eventually, unix_ms};
+use sandbox::world::{Caller, Records, Reply, Running, Tolerance, World, sale};
 
-use super::cells::{Act, Cell, Expected, approved};
+use super::act::Act;
+use super::cells::{Cell, Expected, Final};
+
+/// How long an outcome may take, repeats and the scaled horizon included.
+pub(super) const PATIENCE: Duration = Duration::from_secs(40);
+/// Keys that a busy machine may cost before a payment to begin with is there.
+const TRIES_MAX: usize = 5;
 
 /// How the spans are scaled.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
     /// Seconds: the upstream timeout, the caller's wait, the late-arrival horizon.
-    timeout: u64,
-    wait: u64,
+    pub(super) timeout: u64,
+    pub(super) wait: u64,
     horizon: u64,
 }
 
@@ -45,13 +55,24 @@ impl Pace {
     };
 }
 
+/// An answer, and the time that it took.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    pub(super) reply: Reply,
+    pub(super) took: Duration,
+    /// The longest that the machine gave this process no turn meanwhile.
+    pub(super) stood_still: Duration,
+}
+
 /// One world with one gateway.
 #[derive(Debug)]
 pub(super) struct Stage {
     pub(super) world: World,
     pub(super) shop: Caller,
-    pub(super) wait: Duration,
-    _gateway: Running,
+    pub(super) records: Records,
+    pub(super) pace: Pace,
+    stalls: Stalls,
+    gateway: Running,
 }
 
 impl Stage {
@@ -60,8 +81,10 @@ impl Stage {
     pub(super) async fn with_controls(world: World, pace: Pace) -> Self {
         let stage = Self::bare(world, pace).await;
         let shop = &stage.shop;
-        approved(async |n| shop.pay(&format!("control-sale-{n}"), &sale(150_00)).await).await;
-        approved(async |n| shop.authorize(&format!("control-hold-{n}"), 151_00).await).await;
+        let sold = async |key: &str| shop.pay(key, &sale(150_00)).await;
+        stage.approved("control-sale", sold).await;
+        let held = async |key: &str| shop.authorize(key, 151_00).await;
+        stage.approved("control-hold", held).await;
         stage
     }
 
@@ -73,10 +96,63 @@ impl Stage {
         let gateway = world.gateway().await;
         Self {
             shop: world.caller(&gateway.url),
-            wait: Duration::from_secs(pace.wait),
-            _gateway: gateway,
+            records: world.records().await,
+            pace,
+            stalls: Stalls::watch(),
+            gateway,
             world,
         }
+    }
+
+    /// The answer to one key. A process too busy to beat in time says so and sends nothing: the record must show it, and once
+    /// it beats again the same key is asked anew.
+    pub(super) async fn answer(&self, key: &str, ask: impl AsyncFn() -> Reply) -> Answer {
+        let answered = eventually(PATIENCE, "an answer of the key's own", async || {
+            let beating = async || self.gateway.engine.is_beating().then_some(());
+            let beating = eventually(PATIENCE, "a beat", beating).await;
+            beating.expect("a process that beats");
+            let (from, began) = (unix_ms(), Instant::now());
+            let reply = ask().await;
+            let took = began.elapsed();
+            if reply.problem() != "ledger-unavailable" {
+                let stood_still = self.stalls.longest(from, unix_ms());
+                return Some(Answer {
+                    reply,
+                    took,
+                    stood_still,
+                });
+            }
+            let not_sent = NotSent::HeartbeatLost;
+            let record = self.records.operation(key).await;
+            assert_eq!(record.state, State::NotSent { not_sent }, "{key}");
+            None
+        });
+        answered.await.expect("an answer of the key's own")
+    }
+
+    /// A payment to begin with, under one key after the other: a busy machine may exceed the scaled timeout by itself, and
+    /// nothing else is excused.
+    pub(super) async fn approved(&self, name: &str, pay: impl AsyncFn(&str) -> Reply) -> Reply {
+        for attempt in 0..TRIES_MAX {
+            let key = format!("{name}-{attempt}");
+            let Answer { reply, .. } = self.answer(&key, async || pay(&key).await).await;
+            if reply.status == 201 {
+                return reply;
+            }
+            let timeline = self.records.timeline(&key).await;
+            let sent = timeline.iter().find(|event| {
+                event.kind == EventKind::Transition && event.to == Some(StateName::Unknown)
+            });
+            let calls = sent.and_then(|event| event.evidence["calls"].as_array());
+            let last = calls.and_then(|calls| calls.last());
+            assert!(
+                last.is_some_and(|call| call["ended"] == "timed_out"),
+                "{key} was answered {} {} and did not time out: {timeline:#?}",
+                reply.status,
+                reply.problem()
+            );
+        }
+        panic!("{name}: {TRIES_MAX} keys timed out")
     }
 
     pub(super) fn connexpay(&self) -> &Upstream<ConnexPay> {
@@ -114,8 +190,7 @@ impl Stage {
     }
 
     pub(super) async fn ask(&self, cells: &mut [Cell]) {
-        let asked = cells.iter_mut().map(|cell| cell.ask(&self.shop, self.wait));
-        join_all(asked).await;
+        join_all(cells.iter_mut().map(|cell| cell.ask(self))).await;
     }
 
     /// Waits for the end of every cell and compares; then audits the whole.
@@ -125,9 +200,11 @@ impl Stage {
         cells: &mut [Cell],
         expected: impl Fn(&Cell) -> Expected,
     ) {
+        let may_park = |cell: &Cell| expected(cell).ends().any(|end| end == Final::Parked);
+        let parks = cells.iter().any(may_park);
         let ends = cells.iter_mut().map(async |cell| {
             let expected = expected(cell);
-            let (seen, wrong) = cell.end(&self.world, &self.shop, self.wait, expected).await;
+            let (seen, wrong) = cell.end(self, expected).await;
             let mut report = format!("| {name} | {} | {expected} | {seen} |", cell.name());
             for difference in &wrong {
                 report.push_str("\n  WRONG: ");
@@ -140,6 +217,10 @@ impl Stage {
         let report = report.join("\n");
         println!("{report}");
         assert!(ends.iter().all(|(_, right)| *right), "\n{report}");
-        self.world.settle_and_audit(Duration::from_secs(20)).await;
+        if parks {
+            self.world.audit_with(Tolerance::Parked).await;
+        } else {
+            self.world.settle_and_audit(Duration::from_secs(20)).await;
+        }
     }
 }

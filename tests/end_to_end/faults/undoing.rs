@@ -8,17 +8,20 @@ use sandbox::simulators::connexpay::{DEVICE_USD, PASSWORD, USERNAME, verb};
 use sandbox::simulators::{Fault, Kind, Selector};
 use sandbox::world::World;
 
-use super::cells::{Act, Cell, Effect, Expected, Final};
+use super::act::Act;
+use super::cells::{Cell, Effect, Expected, Final, REPEATED};
 use super::stage::{Pace, Stage};
 
 /// What a sale must come to.
 const REVERSED: Expected = Expected {
     first: &[402, 504],
     last: &[(Final::Reversed, Effect::Undone)],
+    sends_max: 1,
 };
 const DID_NOT_HAPPEN: Expected = Expected {
     first: &[504],
     last: &[(Final::Failed, Effect::Nothing)],
+    sends_max: 1,
 };
 
 fn gone(verb: &str) -> Fault {
@@ -27,8 +30,8 @@ fn gone(verb: &str) -> Fault {
 
 /// One sale, struck by `kind`, while `others` hold too.
 async fn a_sale(stage: &Stage, kind: Kind, others: Vec<Fault>) -> Cell {
-    let cell = Cell::prepare(stage, Act::Sale, false).await;
-    let mut faults = vec![cell.fault(&Fault::new(kind))];
+    let mut cell = Cell::prepare(stage, Act::Sale, false).await;
+    let mut faults = vec![cell.struck_by(&Fault::new(kind))];
     faults.extend(others);
     stage.strike(faults).await;
     cell
@@ -51,7 +54,7 @@ async fn without_the_reversal_route_the_sale_that_is_found_is_voided() {
     let stage = quick().await;
     let others = vec![gone(verb::TIMEOUT_REVERSAL)];
     let mut cell = a_sale(&stage, Kind::CommitThenHang, others).await;
-    cell.ask(&stage.shop, stage.wait).await;
+    cell.ask(&stage).await;
     end(&stage, "no reversal route", cell, REVERSED).await;
     assert_eq!(stage.connexpay().request_count_of(verb::VOID), 1);
 }
@@ -64,8 +67,8 @@ async fn where_no_reversal_by_number_is_configured_the_sale_is_voided() {
     let stage = Stage::with_controls(world, Pace::QUICK).await;
     for kind in [Kind::CommitThenHang, Kind::HangBeforeCommit] {
         let mut cell = Cell::prepare(&stage, Act::Sale, kind == Kind::HangBeforeCommit).await;
-        stage.strike(vec![cell.fault(&Fault::new(kind))]).await;
-        cell.ask(&stage.shop, stage.wait).await;
+        stage.strike(vec![cell.struck_by(&Fault::new(kind))]).await;
+        cell.ask(&stage).await;
         let expected = if cell.lasting {
             DID_NOT_HAPPEN
         } else {
@@ -86,8 +89,9 @@ async fn a_row_without_our_reference_is_not_believed() {
     let stage = quick().await;
     let others = vec![gone(verb::TIMEOUT_REVERSAL), gone(verb::READ)];
     let mut cell = a_sale(&stage, Kind::CommitThenReset, others).await;
-    cell.ask(&stage.shop, stage.wait).await;
-    cell.until_parked(&stage.shop).await;
+    cell.ask(&stage).await;
+    cell.until_parked(&stage).await;
+    cell.stays_parked(&stage).await;
     assert_eq!(stage.connexpay().request_count_of(verb::VOID), 0);
     stage.lift().await;
     end(&stage, "no reversal, no read", cell, REVERSED).await;
@@ -98,14 +102,16 @@ async fn a_row_without_our_reference_is_not_believed() {
 async fn a_row_without_an_amount_that_stands_is_not_believed() {
     let stage = quick().await;
     let mut cells = [Cell::prepare(&stage, Act::Authorize, false).await];
-    let hang = cells[0].fault(&Fault::new(Kind::CommitThenHang));
+    let hang = cells[0].struck_by(&Fault::new(Kind::CommitThenHang));
     stage.strike(vec![hang, gone(verb::READ)]).await;
     stage.ask(&mut cells).await;
-    cells[0].until_parked(&stage.shop).await;
+    cells[0].until_parked(&stage).await;
+    cells[0].stays_parked(&stage).await;
     stage.lift().await;
     let adopted = Expected {
         first: &[504],
         last: &[(Final::Approved, Effect::Once)],
+        sends_max: 1,
     };
     stage.end("no read", &mut cells, |_| adopted).await;
 }
@@ -116,8 +122,9 @@ async fn without_any_route_to_ask_a_sale_is_parked_and_the_routes_return_ends_it
     let stage = quick().await;
     let others = vec![gone(verb::TIMEOUT_REVERSAL), gone(verb::SEARCH)];
     let mut cell = a_sale(&stage, Kind::CommitThenHang, others).await;
-    cell.ask(&stage.shop, stage.wait).await;
-    cell.until_parked(&stage.shop).await;
+    cell.ask(&stage).await;
+    cell.until_parked(&stage).await;
+    cell.stays_parked(&stage).await;
     stage.lift().await;
     end(
         &stage,
@@ -137,8 +144,9 @@ async fn a_missing_reversal_route_never_proves_that_nothing_happened() {
     let stage = quick().await;
     let others = vec![gone(verb::TIMEOUT_REVERSAL)];
     let mut cell = a_sale(&stage, Kind::HangBeforeCommit, others).await;
-    cell.ask(&stage.shop, stage.wait).await;
-    cell.until_parked(&stage.shop).await;
+    cell.ask(&stage).await;
+    cell.until_parked(&stage).await;
+    cell.stays_parked(&stage).await;
     stage.lift().await;
     end(&stage, "no reversal route, no sale", cell, DID_NOT_HAPPEN).await;
 }
@@ -148,15 +156,11 @@ async fn a_missing_reversal_route_never_proves_that_nothing_happened() {
 async fn without_a_control_not_found_is_no_answer() {
     let stage = Stage::bare(World::new().await, Pace::QUICK).await;
     let mut cell = a_sale(&stage, Kind::HangBeforeCommit, Vec::new()).await;
-    cell.ask(&stage.shop, stage.wait).await;
-    cell.until_parked(&stage.shop).await;
-    super::cells::approved(async |n| {
-        stage
-            .shop
-            .pay(&format!("control-{n}"), &sandbox::world::sale(150_00))
-            .await
-    })
-    .await;
+    cell.ask(&stage).await;
+    cell.until_parked(&stage).await;
+    cell.stays_parked(&stage).await;
+    let sold = async |key: &str| stage.shop.pay(key, &sandbox::world::sale(150_00)).await;
+    stage.approved("control", sold).await;
     end(&stage, "no control", cell, DID_NOT_HAPPEN).await;
 }
 
@@ -171,12 +175,13 @@ async fn a_sale_that_settled_meanwhile_is_returned() {
         vec![gone(verb::TIMEOUT_REVERSAL), gone(verb::SEARCH)],
     )
     .await;
-    cell.ask(&stage.shop, stage.wait).await;
+    cell.ask(&stage).await;
     stage.connexpay().settle().expect("the books to be written");
     stage.lift().await;
     let returned = Expected {
         first: &[504],
         last: &[(Final::Reversed, Effect::Returned)],
+        sends_max: 1,
     };
     end(&stage, "settled before it was voided", cell, returned).await;
     assert_eq!(stage.connexpay().request_count_of(verb::RETURN), 1);
@@ -200,12 +205,12 @@ async fn a_reversal_without_an_answer_is_found_done() {
         if settles {
             let away = vec![gone(verb::TIMEOUT_REVERSAL), gone(verb::SEARCH)];
             cell = a_sale(&stage, Kind::CommitThenHang, away).await;
-            cell.ask(&stage.shop, stage.wait).await;
+            cell.ask(&stage).await;
             stage.connexpay().settle().expect("the books to be written");
             stage.strike(others).await;
         } else {
             cell = a_sale(&stage, Kind::CommitThenHang, others).await;
-            cell.ask(&stage.shop, stage.wait).await;
+            cell.ask(&stage).await;
         }
         let expected = Expected {
             first: &[402, 504],
@@ -214,6 +219,7 @@ async fn a_reversal_without_an_answer_is_found_done() {
             } else {
                 &[(Final::Reversed, Effect::Undone)]
             },
+            sends_max: 1,
         };
         end(&stage, &format!("the {name}'s answer lost"), cell, expected).await;
         let returns = stage.connexpay().request_count_of(verb::RETURN);
@@ -227,13 +233,13 @@ async fn a_return_that_did_not_happen_is_not_sent_again() {
     let stage = quick().await;
     let away = vec![gone(verb::TIMEOUT_REVERSAL), gone(verb::SEARCH)];
     let mut cell = a_sale(&stage, Kind::CommitThenHang, away).await;
-    cell.ask(&stage.shop, stage.wait).await;
+    cell.ask(&stage).await;
     stage.connexpay().settle().expect("the books to be written");
     stage
         .strike(vec![Fault::on(Kind::HangBeforeCommit, verb::RETURN)])
         .await;
-    cell.until_parked(&stage.shop).await;
-    cell.until_checked_again(&stage.shop).await;
+    cell.until_parked(&stage).await;
+    cell.stays_parked(&stage).await;
     assert_eq!(stage.connexpay().request_count_of(verb::RETURN), 1);
     assert_eq!(stage.connexpay().request_count_of(verb::VOID), 0);
 }
@@ -250,7 +256,7 @@ async fn a_return_that_never_left_is_sent_again() {
         vec![gone(verb::TIMEOUT_REVERSAL), gone(verb::SEARCH)],
     )
     .await;
-    cell.ask(&stage.shop, stage.wait).await;
+    cell.ask(&stage).await;
     stage.connexpay().settle().expect("the books to be written");
     let refused = Fault::on(Kind::Http429, verb::RETURN).first(1);
     stage
@@ -259,6 +265,7 @@ async fn a_return_that_never_left_is_sent_again() {
     let returned = Expected {
         first: &[504],
         last: &[(Final::Reversed, Effect::Returned)],
+        sends_max: 1,
     };
     end(&stage, "return refused unprocessed", cell, returned).await;
     assert_eq!(stage.connexpay().request_count_of(verb::RETURN), 2);
@@ -293,15 +300,12 @@ async fn a_capture_of_another_amount_is_parked() {
         .connexpay()
         .change_rules(|rules| rules.partial_capture = false);
     let mut cell = Cell::prepare(&stage, Act::Capture, false).await;
-    cell.ask(&stage.shop, stage.wait).await;
-    cell.until_parked(&stage.shop).await;
+    cell.ask(&stage).await;
+    cell.until_parked(&stage).await;
+    cell.stays_parked(&stage).await;
     assert_eq!(stage.connexpay().request_count_of(verb::CAPTURE), 1);
     assert_eq!(
-        stage
-            .connexpay()
-            .books()
-            .position(cell.reference())
-            .captures,
+        stage.connexpay().books().position(&cell.reference).captures,
         1
     );
 }
@@ -316,13 +320,12 @@ async fn what_an_answer_approved_is_not_failed_because_it_is_hidden() {
     connexpay.change_rules(|rules| rules.search_lag_ms = 30 * 60 * 1_000);
     let mut cell = Cell::prepare(&stage, Act::Authorize, false).await;
     stage
-        .strike(vec![cell.fault(&Fault::new(Kind::PartialApproval))])
+        .strike(vec![cell.struck_by(&Fault::new(Kind::PartialApproval))])
         .await;
-    cell.ask(&stage.shop, stage.wait).await;
-    cell.until_parked(&stage.shop).await;
+    cell.ask(&stage).await;
+    cell.until_parked(&stage).await;
     // Asked on, and no more taken for a proof than before.
-    cell.until_checked_again(&stage.shop).await;
-    cell.until_parked(&stage.shop).await;
+    cell.stays_parked(&stage).await;
     connexpay.change_rules(|rules| rules.search_lag_ms = 0);
     end(
         &stage,
@@ -343,11 +346,11 @@ async fn a_contradiction_after_an_outage_is_remembered() {
     let connexpay = stage.connexpay();
     connexpay.change_rules(|rules| rules.partial_capture = false);
     let mut cell = Cell::prepare(&stage, Act::Capture, false).await;
-    let hang = cell.fault(&Fault::new(Kind::CommitThenHang));
+    let hang = cell.struck_by(&Fault::new(Kind::CommitThenHang));
     stage
         .strike(vec![hang, gone(verb::READ), gone(verb::SEARCH)])
         .await;
-    cell.ask(&stage.shop, stage.wait).await;
+    cell.ask(&stage).await;
     let records = stage.world.records().await;
     let parked = async |wanted: fn(&ParkedReason) -> bool| {
         let is_wanted = |operation: &Operation| match &operation.state {
@@ -356,7 +359,7 @@ async fn a_contradiction_after_an_outage_is_remembered() {
         };
         let within = Duration::from_secs(20);
         records
-            .until(cell.key(), within, "to be parked", is_wanted)
+            .until(&cell.key, within, "to be parked", is_wanted)
             .await;
     };
     parked(|parked| *parked == ParkedReason::NoAnswer).await;
@@ -370,7 +373,7 @@ async fn a_contradiction_after_an_outage_is_remembered() {
 async fn totals_that_others_changed_are_parked() {
     let stage = quick().await;
     let mut cells = stage.cells(&[(Act::Refund, false)]).await;
-    let hang = cells[0].fault(&Fault::new(Kind::HangBeforeCommit));
+    let hang = cells[0].struck_by(&Fault::new(Kind::HangBeforeCommit));
     stage.strike(vec![hang]).await;
     let sale = cells[0].parent().to_owned();
     let by_hand = async {
@@ -381,7 +384,8 @@ async fn totals_that_others_changed_are_parked() {
         return_by_hand(&stage, &sale, 7.5).await;
     };
     tokio::join!(stage.ask(&mut cells), by_hand);
-    cells[0].until_parked(&stage.shop).await;
+    cells[0].until_parked(&stage).await;
+    cells[0].stays_parked(&stage).await;
     let returns = stage.connexpay().request_count_of(verb::RETURN);
     assert_eq!(returns, 2, "ours, and the other hand's");
 }
@@ -395,8 +399,8 @@ async fn a_row_that_shows_no_change_ends_no_follow_up() {
         .await;
     let hang = Fault::new(Kind::HangBeforeCommit);
     let mut faults = Vec::new();
-    for cell in &cells {
-        faults.push(cell.fault(&hang));
+    for cell in &mut cells {
+        faults.push(cell.struck_by(&hang));
         // The baseline is read; what became of it cannot be.
         let reads = Selector::verb(verb::READ).reference(cell.parent());
         faults.push(Fault::new(Kind::Route404).when(reads).after(1));
@@ -404,11 +408,19 @@ async fn a_row_that_shows_no_change_ends_no_follow_up() {
     stage.strike(faults).await;
     stage.ask(&mut cells).await;
     for cell in &cells {
-        cell.until_parked(&stage.shop).await;
+        cell.until_parked(&stage).await;
     }
     assert_eq!(stage.connexpay().request_count_of(verb::RETURN), 1);
     stage.lift().await;
-    stage.end("no read", &mut cells, |_| DID_NOT_HAPPEN).await;
+    let expected = |cell: &Cell| Expected {
+        sends_max: if cell.act.is_repeatable() {
+            REPEATED
+        } else {
+            1
+        },
+        ..DID_NOT_HAPPEN
+    };
+    stage.end("no read", &mut cells, expected).await;
 }
 
 /// A return from the processor's own portal.

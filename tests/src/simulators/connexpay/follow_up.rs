@@ -185,7 +185,7 @@ impl Desk<'_> {
         let (batch, mut changes) = self.batch_for(EntryKind::Return, &device.guid);
         let refund = Entry { batch, ..refund };
         changes.push(Change::entry(Entry {
-            effective: sale.effective - amount,
+            effective: sale.effective - refund.approved,
             ..sale
         }));
         changes.push(Change::entry(refund.clone()));
@@ -343,7 +343,7 @@ impl Desk<'_> {
         Ok(void)
     }
 
-    /// A transaction that acts on `parent`, approved unless a fault declines it. Not in the books yet.
+    /// A transaction that acts on `parent`, approved unless a fault declines or halves it. Not in the books yet.
     fn follow(
         &self,
         kind: EntryKind,
@@ -358,15 +358,22 @@ impl Desk<'_> {
             }
             _ => None,
         };
-        let approved = if declined.is_some() { 0 } else { amount };
+        let state = if declined.is_some() {
+            EntryState::Declined
+        } else {
+            EntryState::Approved
+        };
+        // A void has no amount to halve.
+        let halved = matches!(twist, Some(Twist::HalfApproved)) && kind != EntryKind::Void;
+        let (approved, code) = match declined {
+            Some(code) => (0, code),
+            None if halved => (amount / 2, "A0002".to_owned()),
+            None => (amount, "A0000".to_owned()),
+        };
         Entry {
             guid: self.ledger.chance.uuid().to_string(),
             kind,
-            state: if declined.is_some() {
-                EntryState::Declined
-            } else {
-                EntryState::Approved
-            },
+            state,
             device: device.guid.clone(),
             sequence_number: None,
             order_number: None,
@@ -376,7 +383,7 @@ impl Desk<'_> {
             parent: Some(parent.guid.clone()),
             batch: None,
             at_ms: self.now_ms,
-            code: declined.unwrap_or_else(|| "A0000".to_owned()),
+            code,
             authorization_code: parent.authorization_code.clone(),
             reference_number: parent.reference_number,
             card: parent.card.clone(),

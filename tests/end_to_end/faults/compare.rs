@@ -1,0 +1,228 @@
+//! What is compared in the end of a cell: the books, when it was told what, under which attempt, and what was sent.
+
+use std::time::Duration;
+
+use gateway_core::clock::Timestamp;
+use gateway_core::engine::{HEARING, LAST_WORD};
+use gateway_core::operation::{Failure, State, StateName};
+use gateway_core::store::{EventKind, Operation};
+use sandbox::simulators::connexpay::Position;
+use sandbox::simulators::{Kind, RequestRecord};
+
+use super::act::{Act, CAPTURED};
+use super::cells::{Cell, Effect, Final};
+use super::stage::{Answer, Stage};
+
+impl Cell {
+    /// Whether the books hold this cell's operation so often, and nothing else of the payment.
+    pub(super) fn holds(&self, effect: Effect, end: Final, position: &Position) -> bool {
+        let times = u64::from(effect != Effect::Nothing);
+        let undone = u64::from(effect == Effect::Undone);
+        let returned = u64::from(effect == Effect::Returned);
+        let kept = matches!(effect, Effect::Once | Effect::Half);
+        let half = if effect == Effect::Half { 2 } else { 1 };
+        let (whole, part) = (self.whole, self.part / half);
+        let of = |yes: bool, minor: i64| if yes { minor } else { 0 };
+        let captured = Position {
+            authorizations: 1,
+            captures: 1,
+            sales: 1,
+            ..Position::default()
+        };
+        let wanted = match self.act {
+            Act::Sale => Position {
+                sales: times,
+                voids: undone,
+                returns: returned,
+                net: of(kept, whole),
+                ..Position::default()
+            },
+            Act::Authorize => Position {
+                authorizations: times,
+                voids: undone,
+                held: of(kept, whole),
+                ..Position::default()
+            },
+            Act::Capture => Position {
+                authorizations: 1,
+                captures: times,
+                sales: times,
+                net: of(kept, part),
+                held: of(!kept, whole),
+                ..Position::default()
+            },
+            Act::VoidSale | Act::RefundUnsettled => Position {
+                sales: 1,
+                voids: times,
+                net: of(!kept, whole),
+                ..Position::default()
+            },
+            Act::VoidHold => Position {
+                authorizations: 1,
+                voids: times,
+                held: of(!kept, whole),
+                ..Position::default()
+            },
+            Act::VoidCaptured => Position {
+                voids: times,
+                net: of(!kept, CAPTURED),
+                ..captured
+            },
+            Act::Refund => Position {
+                sales: 1,
+                returns: times,
+                net: whole - of(kept, part),
+                ..Position::default()
+            },
+            Act::RefundCaptured => Position {
+                returns: times,
+                net: CAPTURED - of(kept, part),
+                ..captured
+            },
+        };
+        *position
+            == Position {
+                // A refusal is recorded, and moves no money.
+                declines: u64::from(end == Final::Declined),
+                ..wanted
+            }
+    }
+
+    /// Callers are not kept past their wait, and nothing is called failed before it can no longer happen, nor after the time
+    /// that the first caller was told.
+    pub(super) fn compare_time(&self, stage: &Stage, record: &Operation, wrong: &mut Vec<String>) {
+        let wait = Duration::from_secs(stage.pace.wait);
+        let Answer {
+            took, stood_still, ..
+        } = *self.first();
+        if took > wait + LAST_WORD + HEARING + stood_still {
+            wrong.push(format!("the first answer came after {took:?}"));
+        }
+        let drips = |kind| kind == Kind::SlowDrip;
+        if let Some(fault) = self.fault.as_ref().filter(|fault| drips(fault.fault)) {
+            let delay = Duration::from_millis(fault.delay_ms.expect("a drip takes time"));
+            if took < delay.min(Duration::from_secs(stage.pace.timeout)) {
+                wrong.push(format!("nothing dripped: it took {took:?}"));
+            }
+        }
+        let State::Failed { failure } = &record.state else {
+            return;
+        };
+        if *failure != Failure::DidNotHappen {
+            wrong.push(format!("failed as {failure:?}"));
+        }
+        let settled = record.settled_at.expect("final");
+        if settled < record.late_after {
+            let horizon = record.late_after;
+            wrong.push(format!(
+                "failed at {settled}, and could arrive until {horizon}"
+            ));
+        }
+        if settled > record.resolves_by() {
+            let resolves_by = record.resolves_by();
+            wrong.push(format!("failed at {settled}, and was due by {resolves_by}"));
+        }
+        let promised = self.first().reply.body["resolves_by"].as_str();
+        let promised = promised.map(|text| Timestamp::parse(text).expect("an instant"));
+        // A repeat moves the end of a follow-up.
+        if self.act.is_create() && promised.is_none_or(|promised| settled > promised) {
+            wrong.push(format!("failed at {settled}, and promised by {promised:?}"));
+        }
+    }
+
+    /// Each attempt but the last was given back, and all of them carry one reference.
+    pub(super) async fn compare_attempts(
+        &self,
+        stage: &Stage,
+        record: &Operation,
+        wrong: &mut Vec<String>,
+    ) {
+        let events = stage.records.events(&self.key, EventKind::Transition).await;
+        let given_back = events
+            .iter()
+            .filter(|event| event.to == Some(StateName::NotSent));
+        let given_back = u32::try_from(given_back.count()).expect("few");
+        if record.attempt != given_back + 1 {
+            let attempt = record.attempt;
+            wrong.push(format!("attempt {attempt}, and {given_back} given back"));
+        }
+        if self.first().reply.status != 503 {
+            return;
+        }
+        if self.first().reply.problem() != "upstream-unavailable" {
+            wrong.push(format!("first answer {}", self.first().reply.problem()));
+        }
+        let Some(before) = &self.given_back else {
+            // What has to be asked first is not recorded where nobody can be asked.
+            if self.act.is_create() {
+                wrong.push("503, and no record".to_owned());
+            }
+            return;
+        };
+        if before.reference != record.reference || (before.attempt, given_back) == (1, 0) {
+            let (one, two) = (&before.reference, &record.reference);
+            wrong.push(format!("given back as {one}, and sent as {two}"));
+        }
+    }
+
+    /// The fault struck; nothing is sent again on a guess; what is sent again was counted first, under the same reference.
+    pub(super) fn compare_sends(
+        &self,
+        stage: &Stage,
+        record: &Operation,
+        sends_max: usize,
+        wrong: &mut Vec<String>,
+    ) {
+        let received = stage.connexpay().requests_of(self.act.verb());
+        let mine: Vec<_> = received
+            .iter()
+            .filter(|record| self.is_mine(record))
+            .collect();
+        let struck = |fault: &str| mine.iter().any(|one| one.fault.as_deref() == Some(fault));
+        if let Some(fault) = &self.fault
+            && !struck(&fault.fault.name())
+        {
+            wrong.push(format!("{} did not strike", fault.fault.name()));
+        }
+        // A refusal that proves "not executed" is no send.
+        let trust_429 = stage.world.config.trust_429;
+        let proven = |record: &&&RequestRecord| {
+            record.status == Some(401) || record.status == Some(429) && trust_429
+        };
+        let sent = mine.len() - mine.iter().filter(proven).count();
+        if !(1..=sends_max).contains(&sent) {
+            wrong.push(format!("sent {sent} times"));
+        }
+        if sent > usize::try_from(record.sends).expect("few") {
+            wrong.push(format!("sent {sent} times, and counted {}", record.sends));
+        }
+        let reference = record.reference.as_str();
+        for one in &mine {
+            let carried = one
+                .sequence_number
+                .as_deref()
+                .or(one.order_number.as_deref());
+            if carried != Some(reference) {
+                wrong.push(format!("{reference} was sent as {carried:?}"));
+            }
+        }
+    }
+}
+
+/// The positions of a cell in one line.
+pub(super) fn brief(position: &Position) -> String {
+    let Position {
+        net,
+        held,
+        sales,
+        authorizations,
+        captures,
+        voids,
+        returns,
+        declines,
+    } = position;
+    format!(
+        "net {net} held {held} ({sales} sales, {authorizations} authorizations, {captures} captures, {voids} voids, \
+         {returns} returns, {declines} declines)"
+    )
+}
