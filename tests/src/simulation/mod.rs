@@ -143,7 +143,7 @@ fn report(wanted: &Simulation, sum: &Sum, took: Duration) -> bool {
     failed.sort_by_key(|(seed, _)| *seed);
     let shown = if wanted.go_on { 40 } else { 1 };
     for (seed, violations) in failed.iter().take(shown) {
-        println!("seed {seed} fails (replay: sandbox simulation --from {seed} --seeds 1)");
+        println!("seed {seed} fails (replay: tests/simulate --from {seed} --seeds 1 --show)");
         for violation in violations {
             println!("  {violation}");
         }

@@ -18,7 +18,7 @@ fn the_same_seed_gives_the_same_history() {
     }
 }
 
-/// A share of the histories that `sandbox simulation` plays.
+/// A share of the histories that `tests/simulate` plays.
 #[test]
 fn every_promise_holds_in_a_few_hundred_histories() {
     for seed in 1..=300 {
