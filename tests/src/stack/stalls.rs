@@ -43,21 +43,13 @@ impl Stalls {
 
     /// The longest of those that overlap the time from `from` to `to`, in Unix milliseconds.
     pub fn longest(&self, from: u64, to: u64) -> Duration {
-        self.within(from, to).into_iter().max().unwrap_or_default()
-    }
-
-    /// All of those together.
-    pub fn total(&self, from: u64, to: u64) -> Duration {
-        self.within(from, to).into_iter().sum()
-    }
-
-    fn within(&self, from: u64, to: u64) -> Vec<Duration> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let overlap = |(ended, late): &&(u64, Duration)| {
             let began = ended.saturating_sub(millis(*late));
             began <= to && from <= *ended
         };
-        seen.iter().filter(overlap).map(|(_, late)| *late).collect()
+        let longest = seen.iter().filter(overlap).map(|(_, late)| *late).max();
+        longest.unwrap_or_default()
     }
 }
 
