@@ -121,7 +121,8 @@ impl Liveness {
             .confirmed
             .is_some_and(|last| sent.since(last) <= self.options.gap_max);
         if !continues {
-            seen.unbroken_since = Some(sent);
+            // After a gap only what is recorded from now on: until this beat was in the ledger others could adopt.
+            seen.unbroken_since = Some(now);
         }
         seen.confirmed = Some(sent);
         let known = std::mem::take(&mut seen.others);
@@ -166,8 +167,9 @@ impl Liveness {
                 .is_some_and(|start| now.since(start) >= self.options.silent_after)
     }
 
-    /// The replicas that were silent while this one was not. Empty unless [`Self::may_adopt`].
-    pub fn silent(&self) -> Vec<ReplicaId> {
+    /// The replicas that were silent while this one was not, each with the counter at which it was seen standing: by the time
+    /// it is read here it may have moved. Empty unless [`Self::may_adopt`].
+    pub fn silent(&self) -> Vec<Heartbeat> {
         if !self.may_adopt() {
             return Vec::new();
         }
@@ -178,13 +180,13 @@ impl Liveness {
         };
         let silent =
             |other: &Other| now.since(other.moved.max(unbroken_since)) >= self.options.silent_after;
-        let mut replicas: Vec<ReplicaId> = seen
+        let mut replicas: Vec<Heartbeat> = seen
             .others
             .iter()
             .filter(|(_, other)| silent(other))
-            .map(|(replica, _)| *replica)
+            .map(|(&replica, &Other { beat, .. })| Heartbeat { replica, beat })
             .collect();
-        replicas.sort_unstable();
+        replicas.sort_unstable_by_key(|silent| silent.replica);
         replicas
     }
 

@@ -240,7 +240,7 @@ impl Store for MemoryStore {
     async fn adopt_silent(
         &self,
         me: ReplicaId,
-        silent: &[ReplicaId],
+        silent: &[Heartbeat],
         limit: u32,
     ) -> Result<Vec<Operation>, StoreError> {
         self.ask(Call::AdoptSilent, |tables, now| {

@@ -81,10 +81,13 @@ impl MemoryTransaction<'_> {
         first.map(|row| self.held(row)).collect()
     }
 
-    /// Open operations of `owners` and of nobody, soonest due first.
-    pub(super) fn open_of(&self, owners: &[ReplicaId], limit: u32) -> Vec<Held> {
+    /// Open operations of `silent` replicas and of nobody, soonest due first.
+    pub(super) fn open_of(&self, silent: &[Heartbeat], limit: u32) -> Vec<Held> {
+        let beat = |replica| self.tables.replicas.get(&replica).map_or(0, |own| own.beat);
+        let stands = |of: &&Heartbeat| of.beat == beat(of.replica);
+        let silent: Vec<ReplicaId> = silent.iter().filter(stands).map(|of| of.replica).collect();
         let theirs = |operation: &Operation| {
-            owners.contains(&operation.owner) || operation.owner == nobody()
+            silent.contains(&operation.owner) || operation.owner == nobody()
         };
         self.first(&self.tables.waiting(theirs), limit)
     }

@@ -98,12 +98,13 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Removes a replica at the end of a graceful drain, if it owns nothing open any more. Also forgets replicas whose
     /// row has not changed for an hour and which own nothing open.
     async fn leave(&self, replica: ReplicaId) -> Result<(), StoreError>;
-    /// Takes over open operations of `silent` replicas: owner and epoch change, Recorded becomes Unknown, due now. At most
-    /// `limit`, skipping rows that someone else has locked.
+    /// Takes over open operations of replicas whose counter still stands where it was seen standing in `silent` (0: no beat
+    /// at all): owner and epoch change, Recorded becomes Unknown, due now. Who has beaten since is not silent, and may be
+    /// sending. At most `limit`, skipping rows that someone else has locked.
     async fn adopt_silent(
         &self,
         me: ReplicaId,
-        silent: &[ReplicaId],
+        silent: &[Heartbeat],
         limit: u32,
     ) -> Result<Vec<Operation>, StoreError>;
     /// Takes over Recorded operations past their deadline, whoever owns them; what was handed over; and what has been due

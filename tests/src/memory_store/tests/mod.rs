@@ -161,7 +161,11 @@ async fn the_same_calls_have_the_same_answers() {
         let recorded = store.record(&intents).await.expect("recorded");
         let owner = intents[0].owner;
         let me = gateway_core::key::ReplicaId::from_uuid(uuid::Uuid::from_u128(2));
-        let adopted = store.adopt_silent(me, &[owner], 7).await.expect("adopted");
+        let silent = gateway_core::store::Heartbeat {
+            replica: owner,
+            beat: 0,
+        };
+        let adopted = store.adopt_silent(me, &[silent], 7).await.expect("adopted");
         let due = store.due(me, 5).await.expect("readable");
         let all = EventQuery {
             limit: 100,

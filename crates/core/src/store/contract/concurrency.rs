@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::fixture::{
-    Ledger, approved, authorized, begin, charged, follow_up, guarded_sale, payment_of, replica,
-    sale, settle_one, settlement, wish,
+    Ledger, approved, authorized, begin, charged, follow_up, guarded_sale, never_beat, payment_of,
+    replica, sale, settle_one, settlement, wish,
 };
 use crate::operation::{State, StateName, Verb};
 use crate::store::{CancelRecorded, Intent, Recorded, Settled, StoreError};
@@ -244,7 +244,10 @@ pub async fn racing_adopters_share_the_work(store: Ledger) {
             let me = replica();
             let mut mine = Vec::new();
             loop {
-                let adopted = store.adopt_silent(me, &[silent], 5).await.expect("adopted");
+                let adopted = store
+                    .adopt_silent(me, &[never_beat(silent)], 5)
+                    .await
+                    .expect("adopted");
                 if adopted.is_empty() {
                     return mine;
                 }

@@ -20,7 +20,8 @@ use crate::money::{Currency, Money};
 use crate::operation::{Facts, Reserved, State, Verb, effects};
 use crate::payment::Payment;
 use crate::store::{
-    CancelWish, Intent, IntentKind, Operation, Recorded, ReversalIntent, Settled, Settlement, Store,
+    CancelWish, Heartbeat, Intent, IntentKind, Operation, Recorded, ReversalIntent, Settled,
+    Settlement, Store,
 };
 
 /// A ledger under test.
@@ -44,6 +45,11 @@ pub fn account() -> AccountName {
 
 pub fn replica() -> ReplicaId {
     ReplicaId::from_uuid(Uuid::now_v7())
+}
+
+/// A replica as an adopter sees it that never saw it beat.
+pub fn never_beat(replica: ReplicaId) -> Heartbeat {
+    Heartbeat { replica, beat: 0 }
 }
 
 pub fn operation_id() -> OperationId {

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use super::fixture::{
-    Ledger, approved, declined, follow_up, guarded_sale, not_sent, replica, reversal, sale,
-    settlement, unknown, usd, wish,
+    Ledger, approved, declined, follow_up, guarded_sale, never_beat, not_sent, replica, reversal,
+    sale, settlement, unknown, usd, wish,
 };
 use crate::connector::ReversalForm;
 use crate::key::{OperationId, PaymentId, ReplicaId};
@@ -333,7 +333,11 @@ impl Task {
             .expect("readable")
             .expect("made")
             .owner;
-        while let Err(error) = self.store.adopt_silent(self.me, &[owner], 3).await {
+        while let Err(error) = self
+            .store
+            .adopt_silent(self.me, &[never_beat(owner)], 3)
+            .await
+        {
             assert!(matches!(error, StoreError::Contended(_)), "{error:?}");
         }
     }

@@ -80,6 +80,7 @@ macro_rules! store_contract {
             heartbeats_count_up_and_show_the_others
             a_replica_with_open_operations_does_not_leave
             adoption_raises_the_epoch_and_makes_recorded_unknown
+            who_has_beaten_since_is_not_silent
             adoption_of_a_follow_up_releases_its_payment
             what_is_handed_over_is_adopted_by_anybody
             overdue_operations_are_adopted_whoever_owns_them

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::fixture::{
-    Ledger, account, approved, begin, charged, client, end, follow_up, intent, key, not_sent,
-    operation_id, payment_id, payment_of, record_one, replica, sale, settle_one, settlement,
-    unknown, wish,
+    Ledger, account, approved, begin, charged, client, end, follow_up, intent, key, never_beat,
+    not_sent, operation_id, payment_id, payment_of, record_one, replica, sale, settle_one,
+    settlement, unknown, wish,
 };
 use crate::connector::UpstreamIds;
 use crate::key::{AccountName, OrderReference, PaymentId};
@@ -225,7 +225,7 @@ pub async fn the_feed_shows_each_transition_once_in_order(store: Ledger) {
     let sold = charged(&store, "k", 1_000).await;
     let lost = begin(&store, sale("lost", 1_000)).await;
     store
-        .adopt_silent(replica(), &[lost.owner], 10)
+        .adopt_silent(replica(), &[never_beat(lost.owner)], 10)
         .await
         .expect("adopted");
     let other = AccountName::from_stored("other");

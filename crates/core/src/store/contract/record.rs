@@ -6,8 +6,8 @@ use uuid::Uuid;
 
 use super::fixture::{
     Ledger, approved, authorized, begin, charged, client, create, declined, end, follow_up,
-    guarded_sale, intent, key, not_sent, payment_of, read, record_one, replica, sale, settle_one,
-    settlement, unknown,
+    guarded_sale, intent, key, never_beat, not_sent, payment_of, read, record_one, replica, sale,
+    settle_one, settlement, unknown,
 };
 use crate::connector::Prepared;
 use crate::key::PaymentId;
@@ -36,7 +36,7 @@ pub async fn a_new_key_is_claimed_once_and_repeated_by_its_claim(store: Ledger) 
     assert_eq!(store.timeline(first.id).await.expect("readable").len(), 1);
     // Taken from its owner meanwhile: whoever asks again must not send it any more.
     let adopted = store
-        .adopt_silent(replica(), &[first.owner], 10)
+        .adopt_silent(replica(), &[never_beat(first.owner)], 10)
         .await
         .expect("adopted");
     assert_eq!(adopted.len(), 1);

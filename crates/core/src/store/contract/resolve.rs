@@ -5,15 +5,17 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::fixture::{
-    Ledger, account, approved, begin, charged, end, follow_up, not_sent, payment_of, read, replica,
-    reversal, sale, settle_one, settlement, unknown, usd, wish,
+    Ledger, account, approved, begin, charged, end, follow_up, never_beat, not_sent, payment_of,
+    read, replica, reversal, sale, settle_one, settlement, unknown, usd, wish,
 };
 use crate::clock::Timestamp;
 use crate::connector::{ReversalForm, UpstreamIds};
 use crate::key::OperationId;
 use crate::operation::{ParkedReason, Reserved, State, StateName, Verb};
 use crate::payment::PaymentStatus;
-use crate::store::{AtRisk, Check, EventKind, Intent, Operation, ReversalBegun, TokenRow};
+use crate::store::{
+    AtRisk, Check, EventKind, Heartbeat, Intent, Operation, ReversalBegun, TokenRow,
+};
 
 pub async fn heartbeats_count_up_and_show_the_others(store: Ledger) {
     let (a, b) = (replica(), replica());
@@ -89,7 +91,7 @@ pub async fn adoption_raises_the_epoch_and_makes_recorded_unknown(store: Ledger)
     .await;
 
     let adopted = store
-        .adopt_silent(me, &[silent], 10)
+        .adopt_silent(me, &[never_beat(silent)], 10)
         .await
         .expect("adopted");
     assert_eq!(adopted.len(), 2);
@@ -110,11 +112,36 @@ pub async fn adoption_raises_the_epoch_and_makes_recorded_unknown(store: Ledger)
     assert_eq!(read(&store, foreign.id).await.owner, alive);
     assert!(
         store
-            .adopt_silent(me, &[silent], 10)
+            .adopt_silent(me, &[never_beat(silent)], 10)
             .await
             .expect("adopted")
             .is_empty()
     );
+}
+
+pub async fn who_has_beaten_since_is_not_silent(store: Ledger) {
+    let (owner, me) = (replica(), replica());
+    store.beat(owner).await.expect("beats");
+    let of = |beats: Vec<Heartbeat>| beats.into_iter().find(|other| other.replica == owner);
+    let seen = of(store.beat(me).await.expect("beats")).expect("it beats");
+    // It stood still for long, and goes on: its counter moves, and it records.
+    store.beat(owner).await.expect("beats");
+    let recorded = begin(
+        &store,
+        Intent {
+            owner,
+            ..sale("k", 1_000)
+        },
+    )
+    .await;
+    for before in [seen, never_beat(owner)] {
+        let adopted = store.adopt_silent(me, &[before], 10).await;
+        assert!(adopted.expect("answers").is_empty(), "{before:?}");
+    }
+    assert_eq!(read(&store, recorded.id).await.owner, owner);
+    let seen = of(store.beat(me).await.expect("beats")).expect("it beats");
+    let adopted = store.adopt_silent(me, &[seen], 10).await.expect("adopted");
+    assert_eq!(adopted.len(), 1, "it stands still since");
 }
 
 pub async fn adoption_of_a_follow_up_releases_its_payment(store: Ledger) {
@@ -122,7 +149,7 @@ pub async fn adoption_of_a_follow_up_releases_its_payment(store: Ledger) {
     let payment = payment_of(&store, &sold).await;
     let refund = begin(&store, follow_up("r", Verb::Refund, 300, &payment)).await;
     store
-        .adopt_silent(replica(), &[refund.owner], 10)
+        .adopt_silent(replica(), &[never_beat(refund.owner)], 10)
         .await
         .expect("adopted");
     let payment = payment_of(&store, &sold).await;
@@ -264,7 +291,7 @@ pub async fn a_check_moves_the_due_time_and_is_counted(store: Ledger) {
     assert_eq!(last.evidence, json!({ "found": false }));
 
     store
-        .adopt_silent(replica(), &[open.owner], 10)
+        .adopt_silent(replica(), &[never_beat(open.owner)], 10)
         .await
         .expect("adopted");
     assert!(

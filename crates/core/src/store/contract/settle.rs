@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::fixture::{
-    Ledger, approved, authorized, begin, charged, declined, end, follow_up, not_sent, payment_of,
-    read, record_one, replica, sale, settle_one, settlement, unknown,
+    Ledger, approved, authorized, begin, charged, declined, end, follow_up, never_beat, not_sent,
+    payment_of, read, record_one, replica, sale, settle_one, settlement, unknown,
 };
 use crate::operation::{Reserved, StateName, StatusChange, Verb};
 use crate::payment::PaymentStatus;
@@ -124,7 +124,7 @@ pub async fn refunds_add_up_and_end_as_refunded(store: Ledger) {
 pub async fn a_settlement_of_another_epoch_is_late(store: Ledger) {
     let recorded = begin(&store, sale("k", 1_000)).await;
     let adopted = store
-        .adopt_silent(replica(), &[recorded.owner], 10)
+        .adopt_silent(replica(), &[never_beat(recorded.owner)], 10)
         .await
         .expect("adopted");
     let [adopted] = &adopted[..] else {
@@ -191,11 +191,11 @@ async fn kinds(store: &Ledger, id: crate::key::OperationId) -> Vec<EventKind> {
 pub async fn a_late_answer_does_not_give_way_to_a_weaker_one(store: Ledger) {
     let recorded = begin(&store, sale("k", 1_000)).await;
     let first = store
-        .adopt_silent(replica(), &[recorded.owner], 10)
+        .adopt_silent(replica(), &[never_beat(recorded.owner)], 10)
         .await
         .expect("adopted");
     let second = store
-        .adopt_silent(replica(), &[first[0].owner], 10)
+        .adopt_silent(replica(), &[never_beat(first[0].owner)], 10)
         .await
         .expect("adopted");
     assert_eq!(second[0].epoch, recorded.epoch + 2);

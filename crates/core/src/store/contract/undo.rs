@@ -1,8 +1,9 @@
 //! Cancellations and reversals.
 
 use super::fixture::{
-    Ledger, approved, begin, charged, declined, end, follow_up, not_sent, operation_id, payment_of,
-    read, record_one, replica, reversal, sale, settle_one, settlement, unknown, usd, wish,
+    Ledger, approved, begin, charged, declined, end, follow_up, never_beat, not_sent, operation_id,
+    payment_of, read, record_one, replica, reversal, sale, settle_one, settlement, unknown, usd,
+    wish,
 };
 use crate::connector::{ReversalForm, UpstreamIds};
 use crate::operation::{Failure, Reserved, State, StateName, Verb};
@@ -453,7 +454,7 @@ pub async fn a_reversal_with_an_old_epoch_is_stale(store: Ledger) {
     let lost = lost_sale(&store, "k").await;
     let old = reversal(&lost, ReversalForm::ByReference, None);
     let adopted = store
-        .adopt_silent(replica(), &[lost.owner], 10)
+        .adopt_silent(replica(), &[never_beat(lost.owner)], 10)
         .await
         .expect("adopted");
     assert_eq!(adopted.len(), 1);

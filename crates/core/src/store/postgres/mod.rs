@@ -228,7 +228,7 @@ impl Store for PostgresStore {
     async fn adopt_silent(
         &self,
         me: ReplicaId,
-        silent: &[ReplicaId],
+        silent: &[Heartbeat],
         limit: u32,
     ) -> Result<Vec<Operation>, StoreError> {
         in_transaction!(self.work, |tx| async {

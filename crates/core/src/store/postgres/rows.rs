@@ -13,14 +13,13 @@ use uuid::Uuid;
 use super::connections::Lease;
 use crate::clock::Timestamp;
 use crate::key::{
-    AccountName, Client, IdempotencyKey, OperationId, OrderReference, PaymentId, ReplicaId,
-    UpstreamReference,
+    AccountName, Client, IdempotencyKey, OperationId, OrderReference, PaymentId, UpstreamReference,
 };
 use crate::ledger::Entry;
 use crate::payment::Payment;
 use crate::store::row::{self, Columns, Held, operation_columns, parent_columns, payment_columns};
 use crate::store::transaction::{LiveCreate, NewEvent, Transaction, nobody};
-use crate::store::{ORPHANED_AFTER, Operation, StoreError};
+use crate::store::{Heartbeat, ORPHANED_AFTER, Operation, StoreError};
 
 /// Locked with its payment's columns beside it, which are not.
 macro_rules! locked_operation {
@@ -97,18 +96,29 @@ impl<'connection> PgTransaction<'connection> {
         rows.iter().map(|row| row::held(row, self.now)).collect()
     }
 
-    /// Open operations of `owners` and of nobody, soonest due first, but for those that somebody has locked.
+    /// Open operations of `silent` replicas and of nobody, soonest due first, but for those that somebody has locked. A
+    /// replica's beats are compared in the statement that finds its operations: what it records after a beat that this
+    /// statement does not see, it does not see either.
     pub(super) async fn open_of(
         &mut self,
-        owners: &[ReplicaId],
+        silent: &[Heartbeat],
         limit: u32,
     ) -> Result<Vec<Held>, StoreError> {
-        let mut owners: Vec<Uuid> = owners.iter().map(|owner| owner.uuid()).collect();
-        owners.push(nobody().uuid());
+        let nobody = [Heartbeat {
+            replica: nobody(),
+            beat: 0,
+        }];
+        let all = || silent.iter().chain(&nobody);
+        let owners: Vec<Uuid> = all().map(|of| of.replica.uuid()).collect();
+        let beats: Vec<i64> = all().map(|of| of.beat).collect();
         let query = sqlx::query(locked_due!(
-            "d.owner = any($1) order by d.due_at limit $2 for update of o skip locked"
+            "d.owner = any($1)
+             and coalesce((select r.beat from replica r where r.id = d.owner), 0)
+                 = ($3::bigint[])[array_position($1::uuid[], d.owner)]
+             order by d.due_at limit $2 for update of o skip locked"
         ));
-        self.all(query.bind(owners).bind(i64::from(limit))).await
+        let query = query.bind(owners).bind(i64::from(limit)).bind(beats);
+        self.all(query).await
     }
 
     /// Recorded operations past their deadline, whoever owns them, and whatever belongs to nobody or to a replica that

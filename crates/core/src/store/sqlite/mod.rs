@@ -208,7 +208,7 @@ impl Store for SqliteStore {
     async fn adopt_silent(
         &self,
         me: ReplicaId,
-        silent: &[ReplicaId],
+        silent: &[Heartbeat],
         limit: u32,
     ) -> Result<Vec<Operation>, StoreError> {
         in_transaction!(self, |tx| async {

@@ -10,15 +10,14 @@ use sqlx::{Connection, Sqlite};
 use super::read_error;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::key::{
-    AccountName, Client, IdempotencyKey, OperationId, OrderReference, PaymentId, ReplicaId,
-    UpstreamReference,
+    AccountName, Client, IdempotencyKey, OperationId, OrderReference, PaymentId, UpstreamReference,
 };
 use crate::ledger::Entry;
 use crate::operation::StateName;
 use crate::payment::{Payment, PaymentStatus};
 use crate::store::row::{self, Columns, Held, operation_columns, parent_columns, payment_columns};
 use crate::store::transaction::{LiveCreate, NewEvent, Transaction, nobody};
-use crate::store::{ORPHANED_AFTER, Operation, StoreError};
+use crate::store::{Heartbeat, ORPHANED_AFTER, Operation, StoreError};
 
 /// An operation with its payment's columns beside it.
 macro_rules! select_operation {
@@ -88,21 +87,25 @@ impl<'connection> SqliteTransaction<'connection> {
         rows.iter().map(|row| row::held(row, self.now)).collect()
     }
 
-    /// Open operations of `owners` and of nobody, soonest due first.
+    /// Open operations of `silent` replicas and of nobody, soonest due first.
     pub(super) async fn open_of(
         &mut self,
-        owners: &[ReplicaId],
+        silent: &[Heartbeat],
         limit: u32,
     ) -> Result<Vec<Held>, StoreError> {
+        let nobody = Heartbeat {
+            replica: nobody(),
+            beat: 0,
+        };
         let mut open = Vec::new();
-        for owner in owners.iter().copied().chain([nobody()]) {
+        for Heartbeat { replica, beat } in silent.iter().copied().chain([nobody]) {
             let query = sqlx::query(select_operation!(
-                "where o.due_at is not null and o.owner = $1 order by o.due_at limit $2"
+                "where o.due_at is not null and o.owner = $1
+                     and coalesce((select r.beat from replica r where r.id = $1), 0) = $3
+                 order by o.due_at limit $2"
             ));
-            open.extend(
-                self.held(query.bind(owner.uuid()).bind(i64::from(limit)))
-                    .await?,
-            );
+            let query = query.bind(replica.uuid()).bind(i64::from(limit)).bind(beat);
+            open.extend(self.held(query).await?);
         }
         open.sort_by_key(|row| row.operation.due_at);
         open.truncate(usize::try_from(limit).unwrap_or(usize::MAX));

@@ -12,8 +12,8 @@ use gateway_core::store::contract::{
     reference, reversal, sale, settlement, unknown, wish,
 };
 use gateway_core::store::{
-    CancelWish, Check, Intent, IntentKind, Recorded, ReversalBegun, ReversalIntent, Settlement,
-    TokenRow,
+    CancelWish, Check, Heartbeat, Intent, IntentKind, Recorded, ReversalBegun, ReversalIntent,
+    Settlement, TokenRow,
 };
 use rand::RngExt;
 use serde_json::json;
@@ -311,8 +311,17 @@ impl Twins {
         let (me, other) = (self.me(), self.me());
         match self.dice.random_range(0..3) {
             0 => {
-                let adopt =
-                    async |store: &Ledger| Ok(sorted(store.adopt_silent(me, &[other], ALL).await?));
+                let adopt = async |store: &Ledger| {
+                    // As an adopter does: with a beat of its own it sees the others' counters.
+                    let beats = store.beat(me).await?;
+                    let seen = beats.into_iter().find(|one| one.replica == other);
+                    let never = Heartbeat {
+                        replica: other,
+                        beat: 0,
+                    };
+                    let silent = seen.unwrap_or(never);
+                    Ok(sorted(store.adopt_silent(me, &[silent], ALL).await?))
+                };
                 drop(self.both("adopt_silent", adopt).await);
             }
             1 => {
