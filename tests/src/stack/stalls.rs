@@ -1,44 +1,43 @@
 //! When this process got no turn, and for how long: a machine that stands still proves nothing about the product.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::task::AbortHandle;
-use tokio::time::{MissedTickBehavior, interval};
-
 const STEP: Duration = Duration::from_millis(10);
-/// What a timer may be late on a machine at ease.
+/// What a thread may wake late on a machine at ease.
 const USUAL: Duration = Duration::from_millis(20);
 
-/// Watches until it is dropped.
+/// Watches until it is dropped, on a thread of its own: a task would share its runtime with the gateway of the test, and
+/// take a product that blocks the runtime for a machine that stands still.
 #[derive(Debug)]
 pub struct Stalls {
     /// The end of each, in Unix milliseconds, and its length.
     seen: Arc<Mutex<Vec<(u64, Duration)>>>,
-    watching: AbortHandle,
+    over: Arc<AtomicBool>,
 }
 
 impl Stalls {
     pub fn watch() -> Self {
-        let seen = Arc::<Mutex<Vec<_>>>::default();
-        let noted = Arc::clone(&seen);
-        let watching = tokio::spawn(async move {
-            let mut step = interval(STEP);
-            step.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
+        let watch = Self {
+            seen: Arc::default(),
+            over: Arc::default(),
+        };
+        let (seen, over) = (Arc::clone(&watch.seen), Arc::clone(&watch.over));
+        // Ends by itself a step after the drop: nobody has to wait for it.
+        thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
                 let began = Instant::now();
-                step.tick().await;
+                thread::sleep(STEP);
                 let late = began.elapsed().saturating_sub(STEP);
                 if late > USUAL {
-                    let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
-                    noted.push((unix_ms(), late));
+                    let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                    seen.push((unix_ms(), late));
                 }
             }
         });
-        Self {
-            seen,
-            watching: watching.abort_handle(),
-        }
+        watch
     }
 
     /// The longest of those that overlap the time from `from` to `to`, in Unix milliseconds.
@@ -55,7 +54,7 @@ impl Stalls {
 
 impl Drop for Stalls {
     fn drop(&mut self) {
-        self.watching.abort();
+        self.over.store(true, Ordering::Relaxed);
     }
 }
 
@@ -70,4 +69,22 @@ pub fn unix_ms() -> u64 {
 
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On one thread, which the gateway of a test may block as well as this does.
+    #[tokio::test]
+    async fn a_runtime_that_is_blocked_is_no_machine_that_stands_still() {
+        const BLOCKED: Duration = Duration::from_secs(1);
+        let stalls = Stalls::watch();
+        let from = unix_ms();
+        tokio::time::sleep(2 * STEP).await;
+        thread::sleep(BLOCKED);
+        tokio::time::sleep(2 * STEP).await;
+        let longest = stalls.longest(from, unix_ms());
+        assert!(longest < BLOCKED / 2, "stood still for {longest:?}");
+    }
 }
