@@ -87,13 +87,13 @@ impl<'a> Load<'a> {
     /// Rounds until it is enough, and how many payments of each waited for a connection. Judges those in which the load was
     /// steady; on a busy machine it takes longer until there were enough of them. Tells when it was enough.
     pub(super) async fn judge_rounds(&self) -> u64 {
-        let (began, lasts) = (Instant::now(), load_lasts() / 2);
+        let (began, lasts) = (Instant::now(), load_lasts());
         // The first rounds open what the others find.
         let mut pace = interval_at(tokio::time::Instant::now() + 2 * ROUND, ROUND);
         pace.tick().await;
         let mut waited = self.scene.waited().await;
         let (mut rounds, mut judged) = (0, 0);
-        while began.elapsed() < lasts || judged < JUDGED_MIN && began.elapsed() < 4 * lasts {
+        while began.elapsed() < lasts || judged < JUDGED_MIN && began.elapsed() < 2 * lasts {
             // What is needed in this round was to be opened a lead ahead of it.
             let from = unix_ms() - millis(LEAD);
             pace.tick().await;
