@@ -10,7 +10,7 @@ use sandbox::stack::unix_ms;
 use sandbox::world::sale;
 use tokio::time::{interval, interval_at, sleep_until};
 
-use super::{CONNECTIONS, JUDGED_MIN, LEAD, ROUND, STALL_MAX, Scene, load_lasts, millis};
+use super::{CONNECTIONS, LEAD, ROUND, STALL_MAX, Scene, are_most, load_lasts, millis};
 
 /// For how long the load may sag. After a third of it the pool, whose memory is scaled as well, wants a connection less;
 /// when all are busy again, there must be time to open it.
@@ -75,17 +75,20 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// Of those that overlap the time from `from` to `to`, in Unix milliseconds.
-    pub(super) fn longest_dip(&self, from: u64, to: u64) -> Duration {
+    /// Whether a stall of the machine made the load sag between `from` and `to`, in Unix milliseconds. What sags with no
+    /// stall may wait for the pool itself: that excuses nothing.
+    pub(super) fn was_disturbed(&self, from: u64, to: u64) -> bool {
         let dips = self.dips.lock().expect("no panic");
-        let overlap =
-            |(ended, dip): &&(u64, Duration)| from <= *ended && *ended - millis(*dip) <= to;
-        let longest = dips.iter().filter(overlap).map(|(_, dip)| *dip).max();
-        longest.unwrap_or_default()
+        let disturbed = dips.iter().any(|(ended, dip)| {
+            let began = *ended - millis(*dip);
+            let overlaps = from <= *ended && began <= to;
+            overlaps && self.scene.stalls.longest(began, *ended) > STALL_MAX
+        });
+        disturbed || self.scene.stalls.longest(from, to) > STALL_MAX
     }
 
-    /// Rounds until it is enough, and how many payments of each waited for a connection. Judges those in which the load was
-    /// steady; on a busy machine it takes longer until there were enough of them. Tells when it was enough.
+    /// Rounds until it is enough, and how many payments of each waited for a connection. Judges those that no stall
+    /// disturbed; on a busy machine it takes longer until they are most of them. Tells when it was enough.
     pub(super) async fn judge_rounds(&self) -> u64 {
         let (began, lasts) = (Instant::now(), load_lasts());
         // The first rounds open what the others find.
@@ -93,17 +96,16 @@ impl<'a> Load<'a> {
         pace.tick().await;
         let mut waited = self.scene.waited().await;
         let (mut rounds, mut judged) = (0, 0);
-        while began.elapsed() < lasts || judged < JUDGED_MIN && began.elapsed() < 2 * lasts {
+        while began.elapsed() < lasts || !are_most(judged, rounds) && began.elapsed() < 2 * lasts {
             // What is needed in this round was to be opened a lead ahead of it.
             let from = unix_ms() - millis(LEAD);
             pace.tick().await;
             let waiting = self.scene.waited().await - waited;
             waited += waiting;
             rounds += 1;
-            let stall = self.scene.stalls.longest(from, unix_ms());
-            let dip = self.longest_dip(from, unix_ms());
-            println!("round {rounds}: {waiting} waited, stalls {stall:?}, dip {dip:?}");
-            if stall <= STALL_MAX && dip.is_zero() {
+            let disturbed = self.was_disturbed(from, unix_ms());
+            println!("round {rounds}: {waiting} waited, disturbed: {disturbed}");
+            if !disturbed {
                 judged += 1;
                 assert_eq!(waiting, 0, "payments of round {rounds} waited");
             }
@@ -111,8 +113,8 @@ impl<'a> Load<'a> {
         let to = unix_ms();
         self.enough.store(true, Ordering::Relaxed);
         assert!(
-            judged >= JUDGED_MIN,
-            "{judged} of {rounds} rounds were steady: too few to judge"
+            are_most(judged, rounds),
+            "{judged} of {rounds} rounds were not disturbed: too few to judge"
         );
         to
     }
