@@ -292,4 +292,4 @@ pub(super) fn answers(operation: &Operation, intent: &Intent) -> bool {
 }
 
 /// How long past the caller's wait its task's report is awaited.
-pub const HEARING: Duration = Duration::from_millis(250);
+const HEARING: Duration = Duration::from_millis(250);

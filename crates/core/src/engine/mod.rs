@@ -24,7 +24,7 @@ use uuid::Uuid;
 pub use account::Account;
 pub use admission::{Admission, Permit};
 pub use cancel::{CancelOutcome, CancelProgress, Cancellation};
-pub use create::{CreateRequest, HEARING};
+pub use create::CreateRequest;
 pub use follow_up::FollowUpRequest;
 pub use waiters::Waiters;
 
@@ -507,7 +507,7 @@ impl Shared {
 
 /// By how much the end of a caller's wait may be exceeded, for a last read of the ledger. Longer than a read takes, and
 /// short beside any wait.
-pub const LAST_WORD: Duration = Duration::from_secs(1);
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// A read that somebody waits for until then: a ledger that is silent must not keep a caller past the end of its wait.
 async fn by<T>(
