@@ -19,6 +19,13 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(40);
 /// Keys that a busy machine may cost before a payment to begin with is there.
 const TRIES_MAX: usize = 5;
 
+/// How often a machine that stood still may cost one key its beat.
+const STOOD_STILL_MAX: usize = 2;
+/// What the machine must have stood still at once to excuse a lost beat,
+const STALL_MIN: Duration = Duration::from_millis(500);
+/// and how long before the request: no more than this may lie between two beats that count.
+const BEAT_GAP: Duration = Duration::from_secs(3);
+
 /// How the spans are scaled.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
@@ -104,10 +111,10 @@ impl Stage {
         }
     }
 
-    /// The answer to one key. A process too busy to beat in time says so and sends nothing: the record must show it, and once
-    /// it beats again the same key is asked anew.
+    /// The answer to one key. A process that cannot beat in time, because the machine stands still, says so and sends nothing:
+    /// the record must show it, and once it beats again the same key is asked anew.
     pub(super) async fn answer(&self, key: &str, ask: impl AsyncFn() -> Reply) -> Answer {
-        let answered = eventually(PATIENCE, "an answer of the key's own", async || {
+        for _ in 0..=STOOD_STILL_MAX {
             let beating = async || self.gateway.engine.is_beating().then_some(());
             let beating = eventually(PATIENCE, "a beat", beating).await;
             beating.expect("a process that beats");
@@ -116,18 +123,23 @@ impl Stage {
             let took = began.elapsed();
             if reply.problem() != "ledger-unavailable" {
                 let stood_still = self.stalls.longest(from, unix_ms());
-                return Some(Answer {
+                return Answer {
                     reply,
                     took,
                     stood_still,
-                });
+                };
             }
+            let gap = u64::try_from(BEAT_GAP.as_millis()).expect("short");
+            let stall = self.stalls.longest(from - gap, unix_ms());
+            assert!(
+                stall >= STALL_MIN,
+                "{key} was given back for want of a beat, and the machine stood still for {stall:?} at most"
+            );
             let not_sent = NotSent::HeartbeatLost;
             let record = self.records.operation(key).await;
             assert_eq!(record.state, State::NotSent { not_sent }, "{key}");
-            None
-        });
-        answered.await.expect("an answer of the key's own")
+        }
+        panic!("{key} was given back for want of a beat more than {STOOD_STILL_MAX} times")
     }
 
     /// A payment to begin with, under one key after the other: a busy machine may exceed the scaled timeout by itself, and
