@@ -117,9 +117,11 @@ impl Liveness {
     fn confirmed(&self, sent: Tick, others: &[Heartbeat]) {
         let now = self.clock.tick();
         let mut seen = self.seen();
+        // From the sending of the last one, for it may have been committed then, to the confirmation of this one, for it may
+        // have been committed only now: so long the counter may have stood still for others.
         let continues = seen
             .confirmed
-            .is_some_and(|last| sent.since(last) <= self.options.gap_max);
+            .is_some_and(|last| now.since(last) <= self.options.gap_max);
         if !continues {
             // After a gap only what is recorded from now on: until this beat was in the ledger others could adopt.
             seen.unbroken_since = Some(now);

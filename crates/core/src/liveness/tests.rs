@@ -209,3 +209,22 @@ fn nobody_is_silent_to_itself() {
     assert!(scene.liveness.may_adopt());
     assert_eq!(scene.silent(), []);
 }
+
+/// Each is within the gap, and yet the counter may stand still in the ledger for 5.3 s between their commits.
+#[test]
+fn two_slow_beats_in_a_row_are_a_gap() {
+    let scene = scene(); // The owner.
+    let start = scene.clock.tick();
+    scene.liveness.confirmed(start, &[]); // Beat 1: sent, committed, confirmed at 0.
+    scene.clock.advance(MOMENT);
+    let first_sent = scene.clock.tick(); // Beat 2: committed at once; its confirmation is late by 2.9 s.
+    scene.clock.advance(Duration::from_millis(100));
+    let recorded = scene.clock.tick(); // An operation is recorded meanwhile.
+    scene.clock.advance(Duration::from_millis(2_800));
+    scene.liveness.confirmed(first_sent, &[]);
+    let second_sent = scene.clock.tick(); // Beat 3: sent at 2.9 s, reaches the ledger at 5.3 s only.
+    scene.clock.advance(Duration::from_millis(2_400));
+    // At 5.1 s an adopter saw the counter of beat 2 standing for 5 s, in its own statement too, and adopted.
+    scene.liveness.confirmed(second_sent, &[]);
+    assert!(!scene.may_send(recorded), "sent after it was adopted");
+}
