@@ -144,6 +144,7 @@ fn connexpay_config(
         trust_429: account.strategy.trust_429,
         timeout_reversal: account.strategy.timeout_reversal,
         resend_identical: account.strategy.resend_identical,
+        record_routes: account.strategy.record_routes,
         partial_captures: account.strategy.partial_captures,
         unlisted_code: account.strategy.unlisted_code,
         ..ConnexPayConfig::new(

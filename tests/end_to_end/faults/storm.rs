@@ -49,17 +49,13 @@ const OF_ASKING: &[(Kind, u8)] = &[
     (Kind::CommitThenTruncate, 5),
     (Kind::CommitThen500, 8),
     (Kind::CommitThenGarbage, 5),
+    (Kind::Route404, 5),
 ];
-
-/// And what may have no such route. Without reading one record, what stood before a refund is not known, and one that
-/// never arrived waits for a person.
-const OF_SEARCHING: &[(Kind, u8)] = &[(Kind::Route404, 5)];
 
 fn faults() -> Vec<Fault> {
     let creates = [verb::SALE, verb::AUTH_ONLY];
     let follow_ups = [verb::CAPTURE, verb::VOID, verb::RETURN];
     let asking = [verb::TIMEOUT_REVERSAL, verb::SEARCH, verb::READ];
-    let searching = [verb::TIMEOUT_REVERSAL, verb::SEARCH];
     let fault = |verb, (kind, chance): &(Kind, u8)| {
         let fault = Fault::on(*kind, verb).probability(f64::from(*chance) / 100.0);
         match kind {
@@ -79,7 +75,6 @@ fn faults() -> Vec<Fault> {
         each(&creates, OF_A_CREATE),
         each(&follow_ups, OF_MONEY),
         each(&asking, OF_ASKING),
-        each(&searching, OF_SEARCHING),
     ]
     .concat()
 }

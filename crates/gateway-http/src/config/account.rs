@@ -103,6 +103,8 @@ pub struct Strategy {
     pub trust_429: bool,
     /// `POST /timeoutreversal` exists; the newest documents no longer list it.
     pub timeout_reversal: bool,
+    /// So do the routes that read one record. Where they do, nothing is refunded or voided without having been read.
+    pub record_routes: bool,
     /// An identical request within 30 minutes is answered with the first result: a create is repeated once, by the task
     /// that holds the card.
     pub resend_identical: bool,
@@ -118,6 +120,7 @@ impl Default for Strategy {
             trust_401: true,
             trust_429: false,
             timeout_reversal: true,
+            record_routes: true,
             resend_identical: false,
             partial_captures: false,
             unlisted_code: UnlistedCode::Unknown,

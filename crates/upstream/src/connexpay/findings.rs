@@ -37,12 +37,7 @@ impl<W: Transport> Asking<'_, W> {
         if let Some(guid) = id(subject, name) {
             match self.read(kind, guid).await {
                 Ok(record) => return self.known(shape, record).await,
-                Err(unread) => {
-                    tracing::debug!(
-                        detail = String::from(unread),
-                        "searching by reference instead"
-                    );
-                }
+                Err(detail) => tracing::debug!(detail, "searching by reference instead"),
             }
         }
         let reference = subject.reference.as_str();
@@ -71,7 +66,7 @@ impl<W: Transport> Asking<'_, W> {
             return self.ours(shape, ours).await;
         }
         if let Some(unread) = unread {
-            return could_not(&String::from(unread));
+            return Finding::CouldNotAsk { detail: unread };
         }
         if !nothing_came {
             return could_not("the search returned rows that are not ours: it ignores its filter");

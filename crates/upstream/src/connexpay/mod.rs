@@ -81,6 +81,8 @@ pub struct ConnexPayConfig {
     /// `POST /timeoutreversal` exists; the newest documents no longer list it.
     pub timeout_reversal: bool,
     /// A capture may be of less than was authorized; the newest documents know only whole ones.
+    /// So do the routes that read one record. Where they do, nothing is refunded or voided without having been read.
+    pub record_routes: bool,
     pub partial_captures: bool,
     pub unlisted_code: UnlistedCode,
     /// An identical request with the same sequence number within 30 minutes is answered with the first result. Only the
@@ -107,6 +109,7 @@ impl ConnexPayConfig {
             trust_429: false,
             timeout_reversal: true,
             partial_captures: true,
+            record_routes: true,
             unlisted_code: UnlistedCode::Unknown,
             resend_identical: false,
         }

@@ -5,7 +5,7 @@ use gateway_core::operation::Verb;
 
 use super::ConnexPay;
 use super::requests::{Missing, Target, id};
-use super::searches::{Asking, Kind};
+use super::searches::{Asking, Kind, Stands};
 use crate::pool::Transport;
 
 /// The form that the follow-up takes, and the baseline for comparing afterwards.
@@ -24,14 +24,15 @@ pub(super) async fn prepare(
     }
     let asking = Asking::new(connector, &subject);
     match subject.verb {
-        Verb::Void => void(asking, &subject, prepared).await,
-        Verb::Refund => refund(asking, &subject, prepared).await,
+        Verb::Void => void(connector, asking, &subject, prepared).await,
+        Verb::Refund => refund(connector, asking, &subject, prepared).await,
         _ => Ok(prepared),
     }
 }
 
-async fn void(
-    mut asking: Asking<'_, impl Transport>,
+async fn void<W: Transport>(
+    connector: &ConnexPay<W>,
+    mut asking: Asking<'_, W>,
     subject: &Subject,
     prepared: Prepared,
 ) -> Result<Prepared, PrepareError> {
@@ -51,13 +52,14 @@ async fn void(
         return Err(PrepareError::AlreadySettled);
     }
     Ok(Prepared {
-        baseline: stands.baseline().map_err(could_not)?,
+        baseline: baseline(connector, &stands)?,
         ..prepared
     })
 }
 
-async fn refund(
-    mut asking: Asking<'_, impl Transport>,
+async fn refund<W: Transport>(
+    connector: &ConnexPay<W>,
+    mut asking: Asking<'_, W>,
     subject: &Subject,
     prepared: Prepared,
 ) -> Result<Prepared, PrepareError> {
@@ -80,10 +82,22 @@ async fn refund(
         return Err(PrepareError::NotSettled);
     }
     Ok(Prepared {
-        baseline: stands.baseline().map_err(could_not)?,
+        baseline: baseline(connector, &stands)?,
         as_void,
         ..prepared
     })
+}
+
+/// What stood before. Where the record could not be read just now there is none to be had; and what is lost without one may
+/// wait for a person, so it had better not be sent. Where the processor has no such route there never is one.
+fn baseline<W: Transport>(
+    connector: &ConnexPay<W>,
+    stands: &Stands,
+) -> Result<Option<i64>, PrepareError> {
+    match &stands.unread {
+        Some(unread) if connector.config.record_routes => Err(could_not(unread.clone())),
+        _ => Ok(stands.baseline()),
+    }
 }
 
 fn reference(subject: &Subject) -> Option<&str> {

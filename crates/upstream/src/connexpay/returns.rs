@@ -143,7 +143,7 @@ impl<W: Transport> Asking<'_, W> {
             let record = match self.read(Kind::Returns, &guid).await {
                 Ok(record) => record,
                 Err(unread) => {
-                    returns.unread = Some(unread.into());
+                    returns.unread = Some(unread);
                     continue;
                 }
             };

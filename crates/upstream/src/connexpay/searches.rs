@@ -66,7 +66,7 @@ pub(super) struct Stands {
     pub(super) settled: bool,
     /// Why the record itself was not read, where this is told by a row of a search. A row may be older than what it tells
     /// of: how fresh a search is, nobody documents.
-    unread: Option<Unread>,
+    pub(super) unread: Option<String>,
 }
 
 impl Stands {
@@ -74,30 +74,9 @@ impl Stands {
         self.unread.is_none()
     }
 
-    /// What a later comparison may start from: nothing that may have been out of date already. Where only this once nobody
-    /// answered there is none to be had, and what is lost without one may wait for a person; so it had better not be sent.
-    /// Where the processor has no such route there never is one.
-    pub(super) fn baseline(&self) -> Result<Option<i64>, String> {
-        match &self.unread {
-            None => Ok(Some(self.remaining)),
-            Some(Unread::NoRoute(_)) => Ok(None),
-            Some(Unread::NoAnswer(detail)) => Err(detail.clone()),
-        }
-    }
-}
-
-/// Why a record was not read.
-pub(super) enum Unread {
-    /// `404`: newer documents of this processor do not list the routes that read one record.
-    NoRoute(String),
-    NoAnswer(String),
-}
-
-impl From<Unread> for String {
-    fn from(unread: Unread) -> Self {
-        match unread {
-            Unread::NoRoute(detail) | Unread::NoAnswer(detail) => detail,
-        }
+    /// What a later comparison may start from: nothing that may have been out of date already.
+    pub(super) fn baseline(&self) -> Option<i64> {
+        self.is_read().then_some(self.remaining)
     }
 }
 
@@ -146,13 +125,13 @@ impl<'a, W: Transport> Asking<'a, W> {
     ) -> Result<Stands, String> {
         let (record, unread) = match (self.read(kind, guid).await, reference) {
             (Ok(record), _) => (record, None),
-            (Err(unread), None) => return Err(unread.into()),
+            (Err(unread), None) => return Err(unread),
             (Err(unread), Some(reference)) => {
                 let rows = self.search(kind, &Filter::OrderNumber(reference)).await?;
                 let row = rows.into_iter().find(|row| is_guid(row, guid));
                 match row {
                     Some(row) => (row, Some(unread)),
-                    None => return Err(unread.into()),
+                    None => return Err(unread),
                 }
             }
         };
@@ -254,7 +233,7 @@ impl<'a, W: Transport> Asking<'a, W> {
     }
 
     /// The record of a known id. Another record than asked for, or one of another device, is no answer.
-    pub(super) async fn read(&mut self, kind: Kind, guid: &str) -> Result<Record, Unread> {
+    pub(super) async fn read(&mut self, kind: Kind, guid: &str) -> Result<Record, String> {
         let (path, label) = kind.read(guid);
         let request = Request {
             method: Method::GET,
@@ -263,17 +242,12 @@ impl<'a, W: Transport> Asking<'a, W> {
             body: bytes::Bytes::new(),
             timeout: self.connector.config.read_timeout,
         };
-        let response = self.ask(&request).await.map_err(Unread::NoAnswer)?;
+        let response = self.ask(&request).await?;
         let reply = reply(&response);
         if !reply.is_success() {
-            let detail = format!("{label}: HTTP {}", reply.status);
-            return Err(if reply.status == StatusCode::NOT_FOUND {
-                Unread::NoRoute(detail)
-            } else {
-                Unread::NoAnswer(detail)
-            });
+            return Err(format!("{label}: HTTP {}", reply.status));
         }
-        let no_answer = |what| Unread::NoAnswer(format!("{label}: {what}"));
+        let no_answer = |what| format!("{label}: {what}");
         let record = reply.record().ok_or_else(|| no_answer("not a record"))?;
         if !is_guid(&record, guid) {
             return Err(no_answer("another record than asked for"));

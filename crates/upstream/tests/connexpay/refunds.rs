@@ -2,10 +2,13 @@
 
 use gateway_core::connector::{Connector, Finding, Found, PrepareError};
 use gateway_core::operation::Verb;
+use gateway_upstream::connexpay::ConnexPayConfig;
 use serde_json::{Value, json};
 
 use crate::look_ups::{contradiction, could_not_ask, find, record, rows, searched, standing};
-use crate::world::{AUTH, CAPTURE, CREATE, OTHER, REFERENCE, Reply, SALE, World, ok, prepared};
+use crate::world::{
+    AUTH, CAPTURE, CREATE, OTHER, REFERENCE, Reply, SALE, Seen, World, ok, prepared,
+};
 
 const RETURN: &str = "4f31b350-edd1-49fd-a1ad-4b065f78d7b9";
 
@@ -248,15 +251,25 @@ async fn the_sale_of_a_capture_is_fetched_where_its_answer_was_lost() {
 /// A world in which records cannot be read, and the search shows the sale at so much.
 /// A sale that the search lists, while the route that reads one answers with this status.
 async fn sale_in_a_row(effective: f64, batch: &'static str, unread: u16) -> World {
-    World::new(move |seen| match searched(seen) {
+    sale_in_a_row_of(effective, batch, unread, true).await
+}
+
+async fn sale_in_a_row_of(
+    effective: f64,
+    batch: &'static str,
+    unread: u16,
+    record_routes: bool,
+) -> World {
+    let change = |config: &mut ConnexPayConfig| config.record_routes = record_routes;
+    let script = move |seen: &Seen| match searched(seen) {
         (call, order) if call == "POST /Search/Sales" && order == CREATE => rows(&[record(
             SALE,
             json!({"effectiveAmount": effective, "batchStatus": batch}),
         )]),
         (call, _) if call == "POST /Search/Returns" => rows(&[]),
         _ => Reply::Empty(unread),
-    })
-    .await
+    };
+    World::with(change, script).await
 }
 
 #[tokio::test]
@@ -279,27 +292,29 @@ async fn a_row_alone_never_proves_that_a_follow_up_did_not_happen() {
 }
 
 #[tokio::test]
-async fn a_row_is_no_baseline() {
-    let world = sale_in_a_row(15.0, "Batch - Closed", 404).await;
-    let refund = world.follow_up(Verb::Refund, 500, &[("sale", SALE)]);
-    let form = world.connector.prepare(&refund).await.unwrap();
-    assert_eq!((form.baseline, form.as_void), (None, false));
+async fn what_stands_is_asked_again_rather_than_sent_without() {
+    for unread in [404, 500] {
+        for (verb, amount, batch) in [
+            (Verb::Refund, 500, "Batch - Closed"),
+            (Verb::Void, 1_500, "Batch - Open"),
+        ] {
+            let world = sale_in_a_row(15.0, batch, unread).await;
+            let follow_up = world.follow_up(verb, amount, &[("sale", SALE)]);
+            let form = world.connector.prepare(&follow_up).await;
+            assert!(
+                matches!(form, Err(PrepareError::CouldNotAsk(_))),
+                "{form:?}"
+            );
+        }
+    }
 }
 
 #[tokio::test]
-async fn what_stands_is_asked_again_rather_than_sent_without() {
-    for (verb, amount, batch) in [
-        (Verb::Refund, 500, "Batch - Closed"),
-        (Verb::Void, 1_500, "Batch - Open"),
-    ] {
-        let world = sale_in_a_row(15.0, batch, 500).await;
-        let follow_up = world.follow_up(verb, amount, &[("sale", SALE)]);
-        let form = world.connector.prepare(&follow_up).await;
-        assert!(
-            matches!(form, Err(PrepareError::CouldNotAsk(_))),
-            "{form:?}"
-        );
-    }
+async fn where_no_record_is_served_a_row_is_no_baseline() {
+    let world = sale_in_a_row_of(15.0, "Batch - Closed", 404, false).await;
+    let refund = world.follow_up(Verb::Refund, 500, &[("sale", SALE)]);
+    let form = world.connector.prepare(&refund).await.unwrap();
+    assert_eq!((form.baseline, form.as_void), (None, false));
 }
 
 #[tokio::test]
