@@ -15,7 +15,7 @@ use gateway_core::money::{Currency, Money};
 use gateway_core::operation::Verb;
 use gateway_core::token::{TokenKeeper, TokenKey, TokenOptions};
 use gateway_upstream::connexpay::{
-    ConnexPay, ConnexPayConfig, ConnexPayParts, ConnexPayTokens, CredentialSource, Credentials,
+    ConnexPay, ConnexPayConfig, ConnexPayParts, ConnexPayTokens, Credentials, Login,
 };
 use gateway_upstream::pool::{
     Breaker, BreakerConfig, Limit, LimitConfig, Pool, PoolConfig, PoolMetrics,
@@ -49,7 +49,7 @@ impl Bench {
         let url = simulators.connexpay_url();
         let config = PoolConfig::new("acme", url.parse().expect("a URL"));
         let pool = Pool::new(config, Arc::clone(&clock), &metrics).expect("a pool");
-        let login: Arc<dyn CredentialSource> = Arc::new(Credentials {
+        let login = Login::new(Credentials {
             username: SecretString::from(USERNAME),
             password: SecretString::from(PASSWORD),
         });

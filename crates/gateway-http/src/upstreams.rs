@@ -12,6 +12,7 @@ use gateway_core::store::Store;
 use gateway_core::token::{LedgerTokens, TokenKeeper, TokenKey, TokenOptions};
 use gateway_upstream::connexpay::{
     ConnexPay, ConnexPayConfig, ConnexPayParts, ConnexPayTokens, CredentialSource, Credentials,
+    Login,
 };
 use gateway_upstream::pool::{
     Breaker, BreakerConfig, Limit, LimitConfig, Pool, PoolConfig, PoolMetrics, Resolve, Roots,
@@ -60,7 +61,7 @@ impl Upstreams {
             &self.metrics,
         )
         .map_err(|error| StartError::because(format!("accounts.{name}"), &error))?;
-        let login: Arc<dyn CredentialSource> = Arc::new(Login::of(name, account)?);
+        let login = Login::new(LoginRefs::of(name, account)?);
         let source = ConnexPayTokens::new(
             Arc::clone(&pool),
             Arc::clone(&login),
@@ -143,8 +144,8 @@ fn connexpay_config(
         trust_401: account.strategy.trust_401,
         trust_429: account.strategy.trust_429,
         timeout_reversal: account.strategy.timeout_reversal,
-        resend_identical: account.strategy.resend_identical,
         record_routes: account.strategy.record_routes,
+        resend_identical: account.strategy.resend_identical,
         partial_captures: account.strategy.partial_captures,
         unlisted_code: account.strategy.unlisted_code,
         ..ConnexPayConfig::new(
@@ -197,12 +198,12 @@ pub fn token_key(keys: &config::Keys) -> Result<TokenKey, StartError> {
 }
 
 /// User name and password, read again for every token: a rotated secret needs no restart.
-struct Login {
+struct LoginRefs {
     username: SecretRef,
     password: SecretRef,
 }
 
-impl Login {
+impl LoginRefs {
     fn of(name: &AccountName, account: &config::Account) -> Result<Self, StartError> {
         let required = |key: &str, secret: Option<SecretRef>| {
             secret.ok_or_else(|| StartError::Unusable {
@@ -217,13 +218,13 @@ impl Login {
     }
 }
 
-impl fmt::Debug for Login {
+impl fmt::Debug for LoginRefs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Login({} / {})", self.username, self.password)
     }
 }
 
-impl CredentialSource for Login {
+impl CredentialSource for LoginRefs {
     fn credentials(&self) -> Result<Credentials, String> {
         let read = |secret: &SecretRef| secret.read().map_err(|error| error.to_string());
         Ok(Credentials {

@@ -16,6 +16,9 @@ use self::views::View;
 const REDACTED: &str = "[redacted]";
 /// Long enough for any text of the processors' references.
 const LENGTH_MAX: usize = 200;
+/// What is looked at of a text: far more than is kept, and little enough that every reading of it takes no time that a
+/// payment would notice.
+const READ_MAX: usize = 2_000;
 /// A GUID has 36 characters, and the longest English word that an error text needs has fewer.
 const OPAQUE_MIN: usize = 40;
 
@@ -29,24 +32,22 @@ pub(crate) struct Scrub<'a> {
     pub(crate) payer: Option<&'a Payer>,
     /// The access token it was sent with.
     pub(crate) token: Option<&'a str>,
-    /// Reads the account's password. Asked only when there is a text: it may lie in a file.
-    pub(crate) password: Option<&'a dyn Fn() -> Option<SecretString>>,
+    /// The account's, of lately.
+    pub(crate) passwords: &'a [SecretString],
 }
 
 impl Scrub<'_> {
     /// The text without card numbers, without values of the request, without anything as long as an access token,
     /// without control characters, at most 200 characters.
     pub(crate) fn clean(self, text: &str) -> String {
-        let password = self.password.and_then(|read| read());
         let mut secrets = Secrets::of(self);
-        if let Some(password) = &password {
-            secrets.add(password.expose_secret());
-        }
         if let Some(payer) = self.payer {
             secrets.add_person(payer);
         }
+        let is_cut = text.chars().nth(READ_MAX).is_some();
         let text: String = text
             .chars()
+            .take(READ_MAX)
             .map(|c| if c.is_control() { ' ' } else { c })
             .collect();
         let plain = View::plain(&text);
@@ -61,11 +62,14 @@ impl Scrub<'_> {
             }
         }
         let cleaned = found.taken_out_of(&text);
+        if is_cut && cleaned.chars().count() <= LENGTH_MAX {
+            return REDACTED.to_owned(); // What was cut in two would be shown.
+        }
         cleaned.trim().chars().take(LENGTH_MAX).collect()
     }
 
     /// Of short fields that are kept as they came (an authorization code, a card's token) those that hold neither the card
-    /// number nor the security code nor the access token. A security code inside a word is none: three digits of a code
+    /// number nor the security code nor the access token nor a password. A security code inside a word is none: three digits of a code
     /// may be anything.
     pub(crate) fn kept<const N: usize>(self, fields: [Option<&str>; N]) -> [Option<&str>; N] {
         let secrets = Secrets::of(self);
@@ -107,11 +111,14 @@ struct Secrets<'a> {
 }
 
 impl<'a> Secrets<'a> {
-    /// The access token and what is on the card.
+    /// The access token, the passwords and what is on the card.
     fn of(scrub: Scrub<'a>) -> Self {
         let mut secrets = Self::default();
         if let Some(token) = scrub.token {
             secrets.add(token);
+        }
+        for password in scrub.passwords {
+            secrets.add(password.expose_secret());
         }
         let cvv = match scrub.payer.map(|payer| &payer.card) {
             Some(CardSource::Pan { number, cvv, .. }) => {

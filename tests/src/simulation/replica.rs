@@ -19,7 +19,7 @@ use gateway_core::store::Store;
 use gateway_core::task::Machine;
 use gateway_core::token::{LedgerTokens, TokenKeeper, TokenKey, TokenOptions};
 use gateway_upstream::connexpay::{
-    ConnexPay, ConnexPayConfig, ConnexPayParts, ConnexPayTokens, CredentialSource, Credentials,
+    ConnexPay, ConnexPayConfig, ConnexPayParts, ConnexPayTokens, Credentials, Login,
 };
 use gateway_upstream::pool::{Breaker, BreakerConfig, Limit, LimitConfig, PoolMetrics};
 use prometheus_client::registry::Registry;
@@ -111,7 +111,7 @@ fn engine(
         dice: SharedDice::new(dice.fork()),
     });
     let clock: Arc<dyn Clock> = Arc::clone(clock) as _;
-    let login: Arc<dyn CredentialSource> = Arc::new(Credentials {
+    let login = Login::new(Credentials {
         username: SecretString::from(USERNAME),
         password: SecretString::from(PASSWORD),
     });

@@ -18,6 +18,7 @@ mod body;
 mod client;
 mod codes;
 mod findings;
+mod login;
 mod prepare;
 mod requests;
 mod returns;
@@ -43,7 +44,6 @@ use gateway_core::money::{Currency, Money};
 use gateway_core::operation::Verb;
 use gateway_core::token::{TokenHealth, TokenKeeper};
 use http::Method;
-use secrecy::SecretString;
 
 use self::answers::{Asked, Rules, Shape};
 use self::client::{Client, Outcome, Request, reply};
@@ -53,7 +53,8 @@ use crate::pool::{Breaker, Health, Limit, Pool, Transport, VerbClass};
 use crate::scrub::Scrub;
 
 pub use answers::UnlistedCode;
-pub use token::{ConnexPayTokens, CredentialSource, Credentials};
+pub use login::{CredentialSource, Credentials, Login};
+pub use token::ConnexPayTokens;
 
 /// One merchant account.
 #[expect(
@@ -80,9 +81,9 @@ pub struct ConnexPayConfig {
     pub trust_429: bool,
     /// `POST /timeoutreversal` exists; the newest documents no longer list it.
     pub timeout_reversal: bool,
-    /// A capture may be of less than was authorized; the newest documents know only whole ones.
     /// So do the routes that read one record. Where they do, nothing is refunded or voided without having been read.
     pub record_routes: bool,
+    /// A capture may be of less than was authorized; the newest documents know only whole ones.
     pub partial_captures: bool,
     pub unlisted_code: UnlistedCode,
     /// An identical request with the same sequence number within 30 minutes is answered with the first result. Only the
@@ -108,8 +109,8 @@ impl ConnexPayConfig {
             trust_401: true,
             trust_429: false,
             timeout_reversal: true,
-            partial_captures: true,
             record_routes: true,
+            partial_captures: true,
             unlisted_code: UnlistedCode::Unknown,
             resend_identical: false,
         }
@@ -159,7 +160,7 @@ pub struct ConnexPayParts<W = Pool> {
     /// Fetched by a [`ConnexPayTokens`] over the same wire.
     pub tokens: Arc<TokenKeeper>,
     /// What the tokens are fetched with: a text of theirs that repeats the password must not be kept.
-    pub login: Arc<dyn CredentialSource>,
+    pub login: Arc<Login>,
     /// Holds back new charges; told what became of each.
     pub breaker: Breaker,
     /// On calls that move money. Reversals are not held back by it.
@@ -170,7 +171,7 @@ pub struct ConnexPayParts<W = Pool> {
 pub struct ConnexPay<W = Pool> {
     config: ConnexPayConfig,
     client: Client<W>,
-    login: Arc<dyn CredentialSource>,
+    login: Arc<Login>,
     breaker: Breaker,
     limit: Limit,
 }
@@ -211,10 +212,6 @@ impl<W: Transport> ConnexPay<W> {
         })
     }
 
-    fn password(&self) -> Option<SecretString> {
-        self.login.credentials().ok().map(|login| login.password)
-    }
-
     /// Why a payment that began elsewhere cannot be served here: its ids mean nothing at another endpoint.
     fn elsewhere(&self, subject: &Subject) -> Option<String> {
         let here = self.config.endpoint.trim_end_matches('/');
@@ -243,7 +240,7 @@ impl<W: Transport> ConnexPay<W> {
         };
         match self.client.send(&request, gate, evidence).await {
             Outcome::Answered(response, token) => {
-                let password = || self.password();
+                let passwords = self.login.passwords();
                 let asked = Asked {
                     subject,
                     shape: plan.shape,
@@ -259,7 +256,7 @@ impl<W: Transport> ConnexPay<W> {
                     scrub: Scrub {
                         payer,
                         token: Some(token.expose()),
-                        password: Some(&password),
+                        passwords: &passwords,
                     },
                 };
                 after_another(answers::classify(&asked, &reply(&response)), evidence)

@@ -108,11 +108,11 @@ impl<'a, W: Transport> Asking<'a, W> {
 
     /// A look-up holds no card data; what it was asked with could come back.
     pub(super) fn scrubbed<T>(&self, read: impl FnOnce(Scrub<'_>) -> T) -> T {
-        let password = || self.connector.password();
+        let passwords = self.connector.login.passwords();
         read(Scrub {
             payer: None,
             token: self.token.as_ref().map(Token::expose),
-            password: Some(&password),
+            passwords: &passwords,
         })
     }
 

@@ -13,33 +13,14 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::body;
 use super::client::reply;
+use super::login::Login;
 use super::wire::TokenAnswer;
 use crate::pool::{Call, CallFailure, Pool, Transport};
-
-/// The login of one account.
-#[derive(Clone, Debug)]
-pub struct Credentials {
-    pub username: SecretString,
-    pub password: SecretString,
-}
-
-/// Where the login comes from; read for every token, so that a changed secret needs no restart.
-pub trait CredentialSource: Send + Sync + fmt::Debug {
-    /// # Errors
-    /// Why there is none, without the secret: a file that cannot be read, a variable that is not set.
-    fn credentials(&self) -> Result<Credentials, String>;
-}
-
-impl CredentialSource for Credentials {
-    fn credentials(&self) -> Result<Credentials, String> {
-        Ok(self.clone())
-    }
-}
 
 /// The token endpoint of one account, for its [`gateway_core::token::TokenKeeper`].
 pub struct ConnexPayTokens<W = Pool> {
     wire: Arc<W>,
-    credentials: Arc<dyn CredentialSource>,
+    login: Arc<Login>,
     timeout: Duration,
 }
 
@@ -53,10 +34,10 @@ impl<W> fmt::Debug for ConnexPayTokens<W> {
 
 impl<W: Transport> ConnexPayTokens<W> {
     /// `timeout` for one fetch, shorter than the keeper's own.
-    pub fn new(wire: Arc<W>, credentials: Arc<dyn CredentialSource>, timeout: Duration) -> Self {
+    pub fn new(wire: Arc<W>, login: Arc<Login>, timeout: Duration) -> Self {
         Self {
             wire,
-            credentials,
+            login,
             timeout,
         }
     }
@@ -65,8 +46,8 @@ impl<W: Transport> ConnexPayTokens<W> {
 #[async_trait]
 impl<W: Transport> TokenSource for ConnexPayTokens<W> {
     async fn fetch(&self) -> Result<FetchedToken, TokenError> {
-        let credentials = self.credentials.credentials();
-        let login = credentials.map_err(|detail| TokenError::Unreachable { detail })?;
+        let login = self.login.credentials();
+        let login = login.map_err(|detail| TokenError::Unreachable { detail })?;
         let fields = [
             ("grant_type", "password"),
             ("username", login.username.expose_secret()),

@@ -33,11 +33,11 @@ fn payer() -> Payer {
 
 fn with_scrub<T>(read: impl FnOnce(Scrub<'_>) -> T) -> T {
     let payer = payer();
-    let password = || Some(SecretString::from(PASSWORD));
+    let passwords = [SecretString::from(PASSWORD)];
     read(Scrub {
         payer: Some(&payer),
         token: Some(TOKEN),
-        password: Some(&password),
+        passwords: &passwords,
     })
 }
 
@@ -207,6 +207,23 @@ fn long_texts_are_cut() {
         Scrub::default().clean(&"é".repeat(500)).chars().count(),
         LENGTH_MAX
     );
+}
+
+#[test]
+fn a_password_is_kept_in_no_field() {
+    assert!(is_in(PASSWORD));
+}
+
+#[test]
+fn what_a_long_text_hides_behind_what_is_taken_out_is_not_shown() {
+    for hidden in [PAN, TOKEN] {
+        for length in 1..hidden.len() {
+            let long = "A".repeat(READ_MAX - 1 - length);
+            assert_eq!(clean(&format!("{long} {hidden}")), REDACTED);
+        }
+    }
+    let harmless = clean(&"declined ".repeat(10_000));
+    assert_eq!(harmless.chars().count(), LENGTH_MAX);
 }
 
 proptest! {

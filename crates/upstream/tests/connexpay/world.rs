@@ -14,7 +14,7 @@ use gateway_core::money::{Currency, Money};
 use gateway_core::operation::Verb;
 use gateway_core::token::{TokenKeeper, TokenKey, TokenOptions};
 use gateway_upstream::connexpay::{
-    ConnexPay, ConnexPayConfig, ConnexPayParts, ConnexPayTokens, CredentialSource, Credentials,
+    ConnexPay, ConnexPayConfig, ConnexPayParts, ConnexPayTokens, Credentials, Login,
 };
 use gateway_upstream::pool::{
     Breaker, BreakerConfig, Limit, LimitConfig, Pool, PoolConfig, PoolMetrics,
@@ -101,7 +101,7 @@ impl World {
         let metrics = PoolMetrics::register(&mut Registry::default());
         let base = endpoint.parse().unwrap();
         let pool = Pool::new(PoolConfig::new("acme", base), Arc::clone(&clock), &metrics).unwrap();
-        let login: Arc<dyn CredentialSource> = Arc::new(Credentials {
+        let login = Login::new(Credentials {
             username: SecretString::from("api user"),
             password: SecretString::from("p&ss"),
         });

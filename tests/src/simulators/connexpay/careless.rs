@@ -53,7 +53,7 @@ pub(super) fn repeated_in(reply: Reply, request: &Received, password: &str, form
     if let Some(Value::Object(card)) = fields.get_mut("card") {
         card.insert("cardNumber".to_owned(), written("CardNumber"));
         card.insert("last4".to_owned(), written("Cvv2"));
-        card.insert("cardType".to_owned(), written("Cvv2"));
+        card.insert("cardType".to_owned(), form.of_words(password).into());
     }
     Reply::json(reply.status, Value::Object(fields).to_string())
 }
