@@ -4,17 +4,18 @@ use std::fmt;
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::secret::Secret;
 use crate::store::StoreError;
+use crate::task;
 
 /// Where the ledger is, and how long to wait for it.
 #[derive(Clone, Debug)]
@@ -59,7 +60,7 @@ pub(super) struct Lane {
     name: &'static str,
     options: PgConnectOptions,
     password: Option<Secret>,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
     idle: Mutex<Vec<Idle>>,
     connect_timeout: Duration,
     acquire_timeout: Duration,
@@ -116,7 +117,7 @@ impl Lane {
             name,
             options: connect,
             password: options.password.clone(),
-            permits: Semaphore::new(connections.max(1)),
+            permits: Arc::new(Semaphore::new(connections.max(1))),
             idle: Mutex::default(),
             connect_timeout: options.connect_timeout,
             acquire_timeout: options.acquire_timeout,
@@ -128,15 +129,51 @@ impl Lane {
     ///
     /// # Errors
     /// `Unreachable`.
-    pub(super) async fn lease(&self) -> Result<Lease<'_>, StoreError> {
-        let permit = timeout(self.acquire_timeout, self.permits.acquire())
+    pub(super) async fn lease(self: &Arc<Self>) -> Result<Lease, StoreError> {
+        let permit = self.permit().await?;
+        self.connected(permit).await
+    }
+
+    /// Does one piece of work in a task of its own. Whoever gives up before it began leaves the queue. Whoever gives up later
+    /// leaves the connection to the task, which keeps it until the server is done: one that was dropped would still be at
+    /// work there, beside the next one, and together they would be more than this lane may have.
+    ///
+    /// # Errors
+    /// Those of the work, `Unreachable`, and `Unavailable` where the task breaks.
+    pub(super) async fn apart<T, F>(
+        self: &Arc<Self>,
+        work: impl FnOnce(Lease) -> F + Send + 'static,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StoreError>> + Send,
+    {
+        let permit = self.permit().await?;
+        let lane = Arc::clone(self);
+        let working = task::spawn(async move { work(lane.connected(permit).await?).await });
+        working
             .await
-            .map_err(|elapsed| StoreError::Unreachable(Box::new(elapsed)))?
-            .map_err(|closed| StoreError::Unreachable(Box::new(closed)))?;
+            .unwrap_or_else(|broken| Err(StoreError::Unavailable(Box::new(broken))))
+    }
+
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, StoreError> {
+        timeout(
+            self.acquire_timeout,
+            Arc::clone(&self.permits).acquire_owned(),
+        )
+        .await
+        .map_err(|elapsed| StoreError::Unreachable(Box::new(elapsed)))?
+        .map_err(|closed| StoreError::Unreachable(Box::new(closed)))
+    }
+
+    async fn connected(
+        self: &Arc<Self>,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Lease, StoreError> {
         let lease = |Idle {
                          connection, opened, ..
                      }| Lease {
-            lane: self,
+            lane: Arc::clone(self),
             connection: Some(connection),
             opened,
             _permit: permit,
@@ -210,14 +247,14 @@ fn millis(span: Duration) -> String {
 }
 
 /// A connection in use. It goes back only if its last answer was read to the end.
-pub(super) struct Lease<'lane> {
-    lane: &'lane Lane,
+pub(super) struct Lease {
+    lane: Arc<Lane>,
     connection: Option<PgConnection>,
     opened: Instant,
-    _permit: SemaphorePermit<'lane>,
+    _permit: OwnedSemaphorePermit,
 }
 
-impl Lease<'_> {
+impl Lease {
     /// Gives the connection back: the work is done and nothing is under way on it.
     pub(super) fn done(mut self) {
         if let Some(connection) = self.connection.take() {
@@ -247,7 +284,7 @@ impl Lease<'_> {
     }
 }
 
-impl Deref for Lease<'_> {
+impl Deref for Lease {
     type Target = PgConnection;
     fn deref(&self) -> &PgConnection {
         self.connection
@@ -256,7 +293,7 @@ impl Deref for Lease<'_> {
     }
 }
 
-impl DerefMut for Lease<'_> {
+impl DerefMut for Lease {
     fn deref_mut(&mut self) -> &mut PgConnection {
         self.connection
             .as_mut()

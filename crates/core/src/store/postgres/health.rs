@@ -1,6 +1,7 @@
 //! Whether this database keeps what it acknowledged, and whether its schema is ours.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use sqlx::migrate::Migrator;
 
@@ -10,7 +11,7 @@ use crate::store::row::Columns;
 use crate::store::{StoreError, migrations};
 
 /// One sentence per fault; none means that an acknowledged commit survives a crash.
-pub(super) async fn faults(lane: &Lane, wanted: &Migrator) -> Result<Vec<String>, StoreError> {
+pub(super) async fn faults(lane: &Arc<Lane>, wanted: &Migrator) -> Result<Vec<String>, StoreError> {
     let settings = sqlx::query(
         "select name, setting from pg_settings
          where name in ('synchronous_commit', 'fsync', 'full_page_writes', 'synchronous_standby_names',
@@ -54,7 +55,7 @@ pub(super) async fn faults(lane: &Lane, wanted: &Migrator) -> Result<Vec<String>
     Ok(faults)
 }
 
-async fn schema_faults(lane: &Lane, wanted: &Migrator) -> Result<Vec<String>, StoreError> {
+async fn schema_faults(lane: &Arc<Lane>, wanted: &Migrator) -> Result<Vec<String>, StoreError> {
     let exists = sqlx::query("select to_regclass('_sqlx_migrations') is not null as there");
     let there = rows(lane, exists)
         .await?
@@ -73,7 +74,7 @@ async fn schema_faults(lane: &Lane, wanted: &Migrator) -> Result<Vec<String>, St
 }
 
 /// Answers while the ledger can be written: a standby answers reads, and no payment.
-pub(super) async fn ping(lane: &Lane) -> Result<(), StoreError> {
+pub(super) async fn ping(lane: &Arc<Lane>) -> Result<(), StoreError> {
     let query = sqlx::query("select not pg_is_in_recovery() as writable");
     let writable = rows(lane, query)
         .await?
@@ -88,7 +89,7 @@ pub(super) async fn ping(lane: &Lane) -> Result<(), StoreError> {
 }
 
 /// Applies what is missing. Safe to run from several places at once: the migrator takes a lock.
-pub(super) async fn migrate(lane: &Lane, wanted: &Migrator) -> Result<(), StoreError> {
+pub(super) async fn migrate(lane: &Arc<Lane>, wanted: &Migrator) -> Result<(), StoreError> {
     let mut lease = lane.lease().await?;
     let error = |error: sqlx::migrate::MigrateError| StoreError::Unavailable(Box::new(error));
     // An index over a large table takes longer than any statement of a payment may.

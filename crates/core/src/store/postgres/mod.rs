@@ -36,28 +36,26 @@ static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/postgres");
 #[derive(Debug)]
 pub struct PostgresStore {
     /// Batches of the journal.
-    journal: Lane,
+    journal: Arc<Lane>,
     /// The resolver, cancellations, tokens.
-    work: Lane,
-    reads: Lane,
+    work: Arc<Lane>,
+    reads: Arc<Lane>,
     /// Nothing but heartbeats: a replica that cannot beat must not send.
-    beats: Lane,
+    beats: Arc<Lane>,
 }
 
 impl PostgresStore {
     /// # Errors
     /// `Refused` for a URL that cannot be read. Whether anybody is there shows at the first call.
     pub fn new(options: &PostgresOptions) -> Result<Self, StoreError> {
+        let lane = |name, connections, planned| {
+            Lane::new(name, connections, planned, options).map(Arc::new)
+        };
         Ok(Self {
-            journal: Lane::new(
-                "journal",
-                options.journal_connections,
-                Planned::ByKey,
-                options,
-            )?,
-            work: Lane::new("work", options.work_connections, Planned::ByKey, options)?,
-            reads: Lane::new("reads", options.read_connections, Planned::Freely, options)?,
-            beats: Lane::new("beats", 1, Planned::ByKey, options)?,
+            journal: lane("journal", options.journal_connections, Planned::ByKey)?,
+            work: lane("work", options.work_connections, Planned::ByKey)?,
+            reads: lane("reads", options.read_connections, Planned::Freely)?,
+            beats: lane("beats", 1, Planned::ByKey)?,
         })
     }
 }

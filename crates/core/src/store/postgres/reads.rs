@@ -1,8 +1,10 @@
 //! Reads: what callers and the resolver ask of the ledger. Each is one statement, and none locks.
 
+use std::sync::Arc;
+
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{Postgres, QueryBuilder};
+use sqlx::{Execute, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::connections::{Lane, Lease};
@@ -38,18 +40,29 @@ macro_rules! event_columns {
 }
 
 pub(super) async fn rows(
-    lane: &Lane,
+    lane: &Arc<Lane>,
     query: Query<'_, Postgres, PgArguments>,
 ) -> Result<Vec<PgRow>, StoreError> {
-    let mut lease = lane.lease().await?;
-    let limit = lease.limit();
-    let rows = Lease::answer(limit, query.fetch_all(&mut *lease)).await?;
-    lease.done();
-    Ok(rows)
+    let query = owned(query)?;
+    lane.apart(|mut lease| async move {
+        let limit = lease.limit();
+        let rows = Lease::answer(limit, query.fetch_all(&mut *lease)).await?;
+        lease.done();
+        Ok(rows)
+    })
+    .await
+}
+
+/// The same query, for a task that outlives whoever built it.
+pub(super) fn owned(
+    mut query: Query<'_, Postgres, PgArguments>,
+) -> Result<Query<'static, Postgres, PgArguments>, StoreError> {
+    let arguments = query.take_arguments().map_err(StoreError::Refused)?;
+    Ok(sqlx::query_with(query.sql(), arguments.unwrap_or_default()))
 }
 
 pub(super) async fn operations(
-    lane: &Lane,
+    lane: &Arc<Lane>,
     query: Query<'_, Postgres, PgArguments>,
 ) -> Result<Vec<Operation>, StoreError> {
     let rows = rows(lane, query).await?;
@@ -59,7 +72,7 @@ pub(super) async fn operations(
 }
 
 pub(super) async fn operation_by_key(
-    lane: &Lane,
+    lane: &Arc<Lane>,
     client: &Client,
     key: &IdempotencyKey,
 ) -> Result<Option<Operation>, StoreError> {
@@ -72,14 +85,17 @@ pub(super) async fn operation_by_key(
 }
 
 pub(super) async fn operation(
-    lane: &Lane,
+    lane: &Arc<Lane>,
     id: OperationId,
 ) -> Result<Option<Operation>, StoreError> {
     let query = sqlx::query(select_operation!("where o.id = $1"));
     Ok(operations(lane, query.bind(id.uuid())).await?.pop())
 }
 
-pub(super) async fn ended(lane: &Lane, ids: &[OperationId]) -> Result<Vec<Operation>, StoreError> {
+pub(super) async fn ended(
+    lane: &Arc<Lane>,
+    ids: &[OperationId],
+) -> Result<Vec<Operation>, StoreError> {
     let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
     let query = sqlx::query(select_operation!(
         "where o.id = any($1) and o.state not in ('recorded', 'unknown')"
@@ -88,7 +104,7 @@ pub(super) async fn ended(lane: &Lane, ids: &[OperationId]) -> Result<Vec<Operat
 }
 
 pub(super) async fn reversal_of(
-    lane: &Lane,
+    lane: &Arc<Lane>,
     of: OperationId,
 ) -> Result<Option<Operation>, StoreError> {
     let query = sqlx::query(select_operation!("where o.reverses = $1"));
@@ -97,7 +113,7 @@ pub(super) async fn reversal_of(
 
 /// The create is named by the payment, the others are found by it.
 pub(super) async fn operations_of(
-    lane: &Lane,
+    lane: &Arc<Lane>,
     payment: PaymentId,
 ) -> Result<Vec<Operation>, StoreError> {
     let query = sqlx::query(select_operation!(
@@ -110,7 +126,10 @@ pub(super) async fn operations_of(
     operations(lane, query.bind(payment.uuid())).await
 }
 
-pub(super) async fn payment(lane: &Lane, id: PaymentId) -> Result<Option<Payment>, StoreError> {
+pub(super) async fn payment(
+    lane: &Arc<Lane>,
+    id: PaymentId,
+) -> Result<Option<Payment>, StoreError> {
     let query = sqlx::query(concat!(
         "select ",
         payment_columns!(),
@@ -122,7 +141,7 @@ pub(super) async fn payment(lane: &Lane, id: PaymentId) -> Result<Option<Payment
 
 /// Each account's newest by its index, then the newest of those: a sort of a page per account, not of the table.
 pub(super) async fn payments(
-    lane: &Lane,
+    lane: &Arc<Lane>,
     query: &PaymentQuery,
 ) -> Result<Vec<Payment>, StoreError> {
     let limit = i64::from(query.limit);
@@ -174,7 +193,7 @@ pub(super) async fn payments(
 }
 
 /// By (transaction, id), below the oldest transaction that still runs: whatever commits later sorts later.
-pub(super) async fn events(lane: &Lane, query: &EventQuery) -> Result<Vec<Event>, StoreError> {
+pub(super) async fn events(lane: &Arc<Lane>, query: &EventQuery) -> Result<Vec<Event>, StoreError> {
     let mut sql: QueryBuilder<Postgres> = QueryBuilder::new(concat!(
         "select ",
         event_columns!(),
@@ -197,7 +216,7 @@ pub(super) async fn events(lane: &Lane, query: &EventQuery) -> Result<Vec<Event>
 }
 
 pub(super) async fn timeline(
-    lane: &Lane,
+    lane: &Arc<Lane>,
     operation: OperationId,
 ) -> Result<Vec<Event>, StoreError> {
     let query = sqlx::query(concat!(
@@ -210,7 +229,7 @@ pub(super) async fn timeline(
 }
 
 pub(super) async fn metadata(
-    lane: &Lane,
+    lane: &Arc<Lane>,
     payment: PaymentId,
 ) -> Result<Option<String>, StoreError> {
     let query = sqlx::query("select metadata from payment_metadata where payment = $1");
@@ -222,7 +241,7 @@ pub(super) async fn metadata(
 
 /// By the account's newest payments: no index on the hot table serves this alone.
 pub(super) async fn control(
-    lane: &Lane,
+    lane: &Arc<Lane>,
     account: &AccountName,
     verb: Verb,
     except: OperationId,
@@ -258,7 +277,7 @@ pub(super) async fn control(
 
 /// Of a cancelled approval what still stands, but for what its open follow-ups hold: they count that themselves. Its
 /// reversal, once one is open, tells the state. Other reversals belong to an operation that is counted.
-pub(super) async fn at_risk(lane: &Lane) -> Result<Vec<AtRisk>, StoreError> {
+pub(super) async fn at_risk(lane: &Arc<Lane>) -> Result<Vec<AtRisk>, StoreError> {
     let query = sqlx::query(
         "select account, currency, state, count(*) as operations, sum(minor)::bigint as minor from (
              select o.account, o.currency,
@@ -279,7 +298,10 @@ pub(super) async fn at_risk(lane: &Lane) -> Result<Vec<AtRisk>, StoreError> {
     rows.iter().map(row::at_risk).collect()
 }
 
-pub(super) async fn load_token(lane: &Lane, name: &str) -> Result<Option<TokenRow>, StoreError> {
+pub(super) async fn load_token(
+    lane: &Arc<Lane>,
+    name: &str,
+) -> Result<Option<TokenRow>, StoreError> {
     let query = sqlx::query(
         "select generation, ciphertext, issued_at, expires_at from token where name = $1",
     );

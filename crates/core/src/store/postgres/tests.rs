@@ -1,9 +1,11 @@
 //! The contract on Postgres, and what only Postgres can get wrong. Each test has a database of its own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use secrecy::SecretString;
 use sqlx::{Connection, Executor, PgConnection, Row};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::key::ReplicaId;
@@ -323,6 +325,60 @@ async fn load_does_not_starve_the_heartbeat() {
     for task in waiting {
         task.await.expect("no panic").expect("answered");
     }
+    ledger.end().await;
+}
+
+/// A caller that gives up leaves its statement at work: what opened another connection instead of waiting for it would take,
+/// read by read, every connection the server has.
+#[tokio::test]
+async fn reads_that_are_given_up_hold_no_more_connections_than_there_are_for_reads() {
+    let ledger = fresh().await;
+    let mut options = PostgresOptions::new(SecretString::from(ledger.url.clone()));
+    options.read_connections = 3;
+    options.lock_timeout = Duration::from_secs(60);
+    options.statement_timeout = Duration::from_secs(60);
+    let store = Arc::new(PostgresStore::new(&options).expect("a URL"));
+    let sold = charged(&ledger.store(), "k", 1_000).await;
+    let id = sold.payment.expect("a payment");
+    let mut raw = ledger.raw().await;
+    let mut open = raw.begin().await.expect("begins");
+    sqlx::raw_sql("lock table payment in access exclusive mode")
+        .execute(&mut *open)
+        .await
+        .expect("locked");
+    // Those of the lane, or of them those that wait for the lock.
+    let count = async |connection: &mut PgConnection, waiting: bool| -> i64 {
+        let sql = "select count(*) from pg_stat_activity
+                   where datname = current_database() and application_name = 'quittance reads'
+                     and (wait_event_type = 'Lock' or not $1)";
+        let count = sqlx::query_scalar(sql).bind(waiting);
+        count.fetch_one(connection).await.expect("counted")
+    };
+    let mut beside = ledger.raw().await;
+    let ask = |wait| {
+        let store = Arc::clone(&store);
+        let asked = async move { timeout(wait, store.payment(id)).await };
+        tokio::spawn(asked)
+    };
+    // So short that a connection is not even made, and long enough that the statement waits for the lock.
+    for wait in [1, 100, 1, 100, 1, 100].map(Duration::from_millis) {
+        let asked: Vec<_> = (0..12).map(|_| ask(wait)).collect();
+        for asked in asked {
+            let answer = asked.await.expect("no panic");
+            assert!(answer.is_err(), "given up: {answer:?}");
+        }
+    }
+    while count(&mut beside, true).await < 3 {
+        tokio::task::yield_now().await;
+    }
+    let connections = count(&mut beside, false).await;
+    assert_eq!(connections, 3, "those of reads that were given up");
+    open.rollback().await.expect("unlocks");
+    // They come back, and are used again.
+    let found = store.payment(id).await.expect("read");
+    assert_eq!(found.map(|payment| payment.id), Some(id));
+    assert_eq!(count(&mut beside, false).await, 3, "none was dropped");
+    drop(store);
     ledger.end().await;
 }
 

@@ -1,38 +1,51 @@
 //! Single statements of the life beside payments: heartbeats, due work, tokens.
 
+use std::sync::Arc;
+
 use sqlx::Postgres;
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 
 use super::connections::{Lane, Lease};
-use super::reads::{operations, rows};
+use super::reads::{operations, owned};
 use super::rows::at;
 use crate::key::{PaymentId, ReplicaId};
 use crate::store::row::{self, operation_columns, parent_columns};
 use crate::store::transaction::nobody;
 use crate::store::{Heartbeat, Operation, StoreError, TokenRow};
 
-async fn run(lane: &Lane, query: Query<'_, Postgres, PgArguments>) -> Result<u64, StoreError> {
-    let mut lease = lane.lease().await?;
-    let limit = lease.limit();
-    let done = Lease::answer(limit, query.execute(&mut *lease)).await?;
-    lease.done();
-    Ok(done.rows_affected())
+async fn run(lane: &Arc<Lane>, query: Query<'_, Postgres, PgArguments>) -> Result<u64, StoreError> {
+    let query = owned(query)?;
+    lane.apart(|mut lease| async move {
+        let limit = lease.limit();
+        let done = Lease::answer(limit, query.execute(&mut *lease)).await?;
+        lease.done();
+        Ok(done.rows_affected())
+    })
+    .await
 }
 
-/// One statement: my beat is committed when the others' are known.
-pub(super) async fn beat(lane: &Lane, replica: ReplicaId) -> Result<Vec<Heartbeat>, StoreError> {
+/// One statement: my beat is committed when the others' are known. Given up with its connection: what hangs must not keep the
+/// next beat waiting.
+pub(super) async fn beat(
+    lane: &Arc<Lane>,
+    replica: ReplicaId,
+) -> Result<Vec<Heartbeat>, StoreError> {
     let query = sqlx::query(
         "with mine as (
              insert into replica (id, beat, seen_at) values ($1, 1, now())
              on conflict (id) do update set beat = replica.beat + 1, seen_at = now())
          select id, beat from replica where id <> $1",
     );
-    let rows = rows(lane, query.bind(replica.uuid())).await?;
+    let query = query.bind(replica.uuid());
+    let mut lease = lane.lease().await?;
+    let limit = lease.limit();
+    let rows = Lease::answer(limit, query.fetch_all(&mut *lease)).await?;
+    lease.done();
     rows.iter().map(row::heartbeat).collect()
 }
 
-pub(super) async fn leave(lane: &Lane, replica: ReplicaId) -> Result<(), StoreError> {
+pub(super) async fn leave(lane: &Arc<Lane>, replica: ReplicaId) -> Result<(), StoreError> {
     let query = sqlx::query(
         "delete from replica r
          where (r.id = $1 or r.seen_at < now() - interval '1 hour')
@@ -45,7 +58,7 @@ pub(super) async fn leave(lane: &Lane, replica: ReplicaId) -> Result<(), StoreEr
     Ok(())
 }
 
-pub(super) async fn hand_over(lane: &Lane, me: ReplicaId) -> Result<u64, StoreError> {
+pub(super) async fn hand_over(lane: &Arc<Lane>, me: ReplicaId) -> Result<u64, StoreError> {
     let query = sqlx::query(
         "with moved as (
              update operation o set owner = $2, epoch = o.epoch + 1 from due d
@@ -60,7 +73,7 @@ pub(super) async fn hand_over(lane: &Lane, me: ReplicaId) -> Result<u64, StoreEr
 }
 
 pub(super) async fn due(
-    lane: &Lane,
+    lane: &Arc<Lane>,
     me: ReplicaId,
     limit: u32,
 ) -> Result<Vec<Operation>, StoreError> {
@@ -91,14 +104,14 @@ pub(super) async fn due(
     operations(lane, query.bind(me.uuid()).bind(i64::from(limit))).await
 }
 
-pub(super) async fn erase_metadata(lane: &Lane, payment: PaymentId) -> Result<(), StoreError> {
+pub(super) async fn erase_metadata(lane: &Arc<Lane>, payment: PaymentId) -> Result<(), StoreError> {
     let query = sqlx::query("delete from payment_metadata where payment = $1");
     run(lane, query.bind(payment.uuid())).await?;
     Ok(())
 }
 
 pub(super) async fn store_token(
-    lane: &Lane,
+    lane: &Arc<Lane>,
     name: &str,
     expected_generation: i64,
     new: &TokenRow,
