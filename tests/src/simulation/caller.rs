@@ -12,7 +12,7 @@ use gateway_core::key::{Client, IdempotencyKey, OrderReference, PaymentId};
 use gateway_core::money::Money;
 use gateway_core::operation::Verb;
 use serde_json::json;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::dice::Dice;
 use super::faults::FaultKind;
@@ -80,12 +80,13 @@ impl World {
         let life = self.life(manner.replica);
         let call = self.next_call();
         let usual = self.plan.figures.upstream_timeout + gateway_core::engine::DEADLINE_SLACK;
+        let waits = manner.wait.unwrap_or(usual).min(WAIT_MAX);
         self.log.note(What::Asked {
             call,
             key: Arc::clone(key),
             act: ask.act(),
             place: life.place,
-            wait: manner.wait.unwrap_or(usual).min(WAIT_MAX),
+            wait: waits,
         });
         if life.machine.is_dead() {
             self.log.note(What::Lost { call });
@@ -94,7 +95,7 @@ impl World {
         let (engine, world) = (Arc::clone(&life.engine), Arc::clone(self));
         let named = Arc::clone(key);
         let answering = life.machine.spawn(async move {
-            let told = serve(&engine, &named, ask, manner.wait).await;
+            let told = serve(&engine, &named, ask, manner.wait, waits).await;
             // Noted where it is told, at the same instant: between the two nobody else may tell anything.
             if let Some(told) = &told {
                 world.log.note(What::Told {
@@ -270,7 +271,13 @@ pub(super) async fn ask_once_more(world: &Arc<World>) {
 }
 
 /// What the edge would do with the request, inside the replica. `None`: the key was never seen.
-async fn serve(engine: &Engine, key: &Key, ask: Ask, wait: Option<Duration>) -> Option<Told> {
+async fn serve(
+    engine: &Engine,
+    key: &Key,
+    ask: Ask,
+    wait: Option<Duration>,
+    waits: Duration,
+) -> Option<Told> {
     let client = client();
     let key = IdempotencyKey::from_stored(key);
     Some(match ask {
@@ -310,7 +317,7 @@ async fn serve(engine: &Engine, key: &Key, ask: Ask, wait: Option<Duration>) -> 
             let outcome = engine.follow_up(request).await;
             told::of_outcome(engine, outcome).await
         }
-        Ask::Cancel => told::of_cancel(engine.cancel(client, key).await),
+        Ask::Cancel => told::of_cancel(engine.cancel(client, key, Instant::now() + waits).await),
         Ask::Read => match engine.store().operation_by_key(&client, &key).await {
             Ok(operation) => told::of_look_up(engine, operation?).await,
             Err(_) => return None,

@@ -122,7 +122,7 @@ fn reuse_is_refused(key: &str, calls: &[&CallView<'_>], found: &mut Vec<Violatio
 }
 
 fn in_time(view: &View<'_>, call: &CallView<'_>, found: &mut Vec<Violation>) {
-    if !is_post(call.act) {
+    if !is_post(call.act) && call.act != Act::Cancel {
         return;
     }
     let latest = call.asked_at + call.wait + HEARING;
