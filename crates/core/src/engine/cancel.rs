@@ -99,12 +99,27 @@ impl Shared {
             }
             _ => super::by(Instant::now(), self.store.reversal_of(operation.id)).await?,
         };
-        let progress = progress(&operation, reversal.as_ref());
+        let mut progress = progress(&operation, reversal.as_ref());
+        let stands = operation.state.name() == StateName::Approved;
+        if stands && progress == CancelProgress::Pending && self.is_held(&operation).await? {
+            progress = CancelProgress::NeedsReview;
+        }
         Ok(Cancellation {
             operation,
             reversal,
             progress,
         })
+    }
+}
+
+impl Shared {
+    /// Whether what stands of an approval waits for a person, who must end a follow-up first: a parked one keeps its amount.
+    async fn is_held(&self, operation: &Operation) -> Result<bool, StoreError> {
+        let Some(payment) = operation.payment else {
+            return Ok(false);
+        };
+        let of = super::by(Instant::now(), self.store.operations_of(payment)).await?;
+        Ok(of.iter().any(|of| of.state.name() == StateName::Parked))
     }
 }
 

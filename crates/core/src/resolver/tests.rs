@@ -270,6 +270,33 @@ async fn a_reversal_that_ended_without_success_is_not_taken_for_done() {
     assert_eq!(stage.processor.reversed.load(Ordering::SeqCst), 0);
 }
 
+/// What a parked refund keeps cannot be returned before a person has ended it: that is what the caller is told.
+#[tokio::test]
+async fn a_cancellation_behind_a_parked_refund_needs_review() {
+    let stage = Stage::new(undone_when_found()).await;
+    let sold = begin(&stage.ledger, sale("k", 1_000)).await;
+    end(&stage.ledger, &sold, approved(1_000)).await;
+    let payment = payment_of(&stage.ledger, &sold).await;
+    let refund = begin(
+        &stage.ledger,
+        follow_up("refund", Verb::Refund, 300, &payment),
+    )
+    .await;
+    let refund = end(&stage.ledger, &refund, unknown()).await;
+    stage.ledger.cancel(&wish("k")).await.expect("recorded");
+    let progress = async || {
+        let sold = read(&stage.ledger, sold.id).await;
+        let told = stage.engine.cancellation(sold).await.expect("readable");
+        told.progress
+    };
+    assert_eq!(progress().await, CancelProgress::Pending);
+    let parked = State::Parked {
+        parked: ParkedReason::NoAnswer,
+    };
+    end(&stage.ledger, &refund, parked).await;
+    assert_eq!(progress().await, CancelProgress::NeedsReview);
+}
+
 #[tokio::test]
 async fn an_operation_of_an_account_that_is_gone_is_parked_past_its_horizon() {
     let stage = Stage::new(plain()).await;
