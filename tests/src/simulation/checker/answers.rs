@@ -24,6 +24,7 @@ pub(super) fn check(view: &View<'_>, found: &mut Vec<Violation>) {
     for (key, calls) in by_key {
         agree(key, &calls, found);
         stays_cancelled(key, &calls, found);
+        only_if_cancelled(key, &calls, found);
         reuse_is_refused(key, &calls, found);
     }
 }
@@ -98,6 +99,21 @@ fn stays_cancelled(key: &str, calls: &[&CallView<'_>], found: &mut Vec<Violation
                     told.status, told.kind
                 ),
             );
+        }
+    }
+}
+
+/// Nobody is told that a key is gone before somebody asked to cancel it.
+fn only_if_cancelled(key: &str, calls: &[&CallView<'_>], found: &mut Vec<Violation>) {
+    let wished = calls.iter().filter(|call| call.act == Act::Cancel);
+    let wished = wished.map(|call| call.asked).min().unwrap_or(usize::MAX);
+    for call in calls {
+        if let Some((order, told, _)) = call.told
+            && told.status == 410
+            && order < wished
+        {
+            let detail = format!("{key}: told {}, and nobody cancelled it", told.kind);
+            say(found, AnswersAgree, detail);
         }
     }
 }

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use gateway_core::ledger::Side;
 use gateway_core::operation::{ParkedReason, State, StateName, Verb};
-use gateway_core::store::Operation;
+use gateway_core::payment::PaymentStatus;
+use gateway_core::store::{EventCursor, EventKind, Operation};
 
-use super::Invariant::{AllFinal, EntriesBalance, NothingReserved};
+use super::Invariant::{AllFinal, EntriesBalance, NothingReserved, OncePerOrder};
 use super::{View, Violation, is_over, name, say};
 
 pub(super) fn check(view: &View<'_>, found: &mut Vec<Violation>) {
@@ -24,6 +25,14 @@ pub(super) fn check(view: &View<'_>, found: &mut Vec<Violation>) {
             );
         }
     }
+    for reversal in view.reversals.values() {
+        let of = reversal.reverses.and_then(|of| view.by_id.get(&of));
+        if !is_over(reversal) && of.is_some_and(|of| is_over(of)) {
+            let detail = format!("the reversal of {}: {:?}", name(reversal), reversal.state);
+            say(found, AllFinal, detail);
+        }
+    }
+    once_per_order(view, found);
     let mut sums: BTreeMap<_, i64> = BTreeMap::new();
     for posting in &view.evidence.postings {
         let minor = match posting.entry.side {
@@ -50,6 +59,47 @@ pub(super) fn check(view: &View<'_>, found: &mut Vec<Violation>) {
             say(found, NothingReserved, format!("{payment:?}"));
         }
     }
+}
+
+/// A create that asked to be the only one of its order was not recorded beside another that stood from then on.
+fn once_per_order(view: &View<'_>, found: &mut Vec<Violation>) {
+    let creates = view.evidence.plan.wishes.iter().filter_map(|wish| {
+        let operation = view.by_key.get(&*wish.key)?;
+        Some((wish, operation, recorded(view, operation)?))
+    });
+    let creates: Vec<_> = creates.collect();
+    for (wish, operation, at) in &creates {
+        let beside = creates.iter().find(|(other, standing, before)| {
+            wish.once_per_order
+                && other.key != wish.key
+                && other.order == wish.order
+                && before < at
+                && stands(view, standing)
+        });
+        if let Some((other, ..)) = beside {
+            let detail = format!("{} beside {}", name(operation), other.key);
+            say(found, OncePerOrder, detail);
+        }
+    }
+}
+
+/// When the key was claimed for the last time.
+fn recorded(view: &View<'_>, operation: &Operation) -> Option<EventCursor> {
+    let claims = view.evidence.events.iter().filter(|event| {
+        event.operation == operation.id
+            && event.kind == EventKind::Transition
+            && event.to == Some(StateName::Recorded)
+    });
+    claims.map(|event| event.cursor).max()
+}
+
+fn stands(view: &View<'_>, operation: &Operation) -> bool {
+    use PaymentStatus::{Authorized, Captured, PartiallyRefunded};
+    let payment = operation.payment.and_then(|id| view.payments.get(&id));
+    operation.state.name() == StateName::Approved
+        && payment.is_some_and(|payment| {
+            matches!(payment.status, Authorized | Captured | PartiallyRefunded)
+        })
 }
 
 /// What no machine can decide waits for a person: books that changed otherwise than this operation explains, a reversal that

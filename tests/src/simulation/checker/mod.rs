@@ -39,6 +39,7 @@ pub(super) enum Invariant {
     OneRepeatPer401,
     FairWeatherServes,
     ReusedKeyRefused,
+    OncePerOrder,
 }
 
 impl Invariant {
@@ -60,6 +61,7 @@ impl Invariant {
             Self::OneRepeatPer401 => "one repeat per 401",
             Self::FairWeatherServes => "in fair weather everybody is served",
             Self::ReusedKeyRefused => "a key is good for one request",
+            Self::OncePerOrder => "one live create of an order, where that was asked",
         }
     }
 }
