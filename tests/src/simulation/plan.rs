@@ -54,7 +54,7 @@ pub(super) struct AccountPlan {
 }
 
 /// How often something goes wrong with one call, of a thousand, until it is calm.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Odds {
     /// With a request that moves money.
     pub(super) money: u64,
@@ -194,9 +194,7 @@ impl Plan {
     }
 
     pub(super) fn is_fair(&self) -> bool {
-        self.odds.money == 0
-            && self.odds.asking == 0
-            && self.odds.ledger == 0
+        self.odds == Odds::NONE
             && self.spells.is_empty()
             && self.blows.iter().all(|(_, blow)| *blow == Blow::BatchClose)
     }

@@ -308,7 +308,9 @@ impl Wire {
             } else {
                 Some(answer)
             };
-            if let Some(again) = course.again {
+            if let Some(again) = course.again
+                && (aim == Aim::Reverse || was_executed(&world, received.number))
+            {
                 sleep(again).await;
                 let status = books.answer(&received, None).status.as_u16();
                 world.log.note(What::Delivered {
@@ -421,6 +423,14 @@ impl Wire {
             other => unreachable!("BUG: {} is no fault of a request", other.name()),
         }
     }
+}
+
+/// Whether the processor did what that request asked. It knows a copy of it again; a copy of what it refused it might
+/// execute, which would be a send that nobody made.
+fn was_executed(world: &World, request: u64) -> bool {
+    let books = world.processor.books();
+    let mut entries = books.entries.iter();
+    entries.any(|entry| entry.request == request && entry.is_approved())
 }
 
 fn closing(after: Duration) -> oneshot::Receiver<Arrival> {

@@ -70,7 +70,9 @@ fn once_per_order(view: &View<'_>, found: &mut Vec<Violation>) {
     let creates: Vec<_> = creates.collect();
     for (wish, operation, at) in &creates {
         let beside = creates.iter().find(|(other, standing, before)| {
+            // A verification moves nothing: it is nobody's duplicate.
             wish.once_per_order
+                && wish.verb != Verb::Verify
                 && other.key != wish.key
                 && other.order == wish.order
                 && before < at
@@ -122,11 +124,25 @@ fn may_wait(view: &View<'_>, operation: &Operation) -> bool {
     }
 }
 
-/// Whether another approved transaction of its kind was there to try the search on.
+/// Whether another approved transaction of its kind was there to try the search on: two checks followed its approval, of
+/// which the second began after it.
 fn has_control(view: &View<'_>, operation: &Operation) -> bool {
+    let events = &view.evidence.events;
+    let checks = events.iter().rev().filter(|event| {
+        event.operation == operation.id
+            && (event.kind == EventKind::Checked || event.to == Some(StateName::Parked))
+    });
+    let Some(last_but_one) = checks.map(|event| event.cursor).nth(1) else {
+        return false;
+    };
     view.evidence.operations.iter().any(|other| {
         other.id != operation.id
             && other.verb == operation.verb
             && other.state.name() == StateName::Approved
+            && events.iter().any(|event| {
+                event.operation == other.id
+                    && event.to == Some(StateName::Approved)
+                    && event.cursor < last_but_one
+            })
     })
 }
