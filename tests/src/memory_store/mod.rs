@@ -73,6 +73,13 @@ impl MemoryStore {
         tables.entries.values().flatten().cloned().collect()
     }
 
+    /// Lets somebody look at every operation, as it is stored.
+    pub fn look<T>(&self, look: impl FnOnce(&[&Operation]) -> T) -> T {
+        let tables = self.tables();
+        let all: Vec<_> = tables.operations().map(|row| &row.operation).collect();
+        look(&all)
+    }
+
     /// How many transactions are committed: the number that the newest event's cursor names.
     pub fn committed(&self) -> u64 {
         self.tables().committed

@@ -219,9 +219,9 @@ impl Figures {
         Self {
             upstream_timeout: dice.millis(1_500, 4_000),
             horizon: dice.millis(12_000, 25_000),
-            beat_every: of(dice.pick(&[250, 500, 1_000])),
-            scan_every: of(dice.pick(&[250, 500, 1_000])),
-            ask_every: of(dice.pick(&[50, 200, 500])),
+            beat_every: of(dice.weighted(&[(250, 1), (500, 2), (1_000, 2)])),
+            scan_every: of(dice.weighted(&[(250, 1), (500, 2), (1_000, 2)])),
+            ask_every: of(dice.weighted(&[(50, 1), (200, 2), (500, 3), (1_000, 3)])),
             repeat_every: dice.millis(5_000, 10_000),
             token_lifetime: of(dice.weighted(&[(3_600_000, 3), (20_000, 2), (6_000, 1)])),
         }

@@ -180,11 +180,11 @@ impl World {
         let step = Duration::from_millis(500);
         loop {
             let served = callers.iter().all(tokio::task::JoinHandle::is_finished);
-            if served && self.is_quiet().await {
+            if served && self.is_quiet() {
                 break;
             }
             let now = self.log.now();
-            if now > self.latest().await || now > self.plan.calm_at + ENDLESS {
+            if now > self.latest() || now > self.plan.calm_at + ENDLESS {
                 break;
             }
             sleep(step).await;
@@ -199,23 +199,23 @@ impl World {
     }
 
     /// Nothing is open any more, and nothing can arrive any more.
-    async fn is_quiet(&self) -> bool {
+    fn is_quiet(&self) -> bool {
+        let is_over = |operation: &&Operation| {
+            let state = operation.state.name();
+            (state.is_final() || state == StateName::NotSent) && operation.due_at.is_none()
+        };
         self.on_their_way.load(Ordering::Relaxed) == 0
-            && self.operations().await.iter().all(|operation| {
-                let state = operation.state.name();
-                (state.is_final() || state == StateName::NotSent) && operation.due_at.is_none()
-            })
+            && self.ledger.look(|all| all.iter().all(is_over))
     }
 
     /// When everything must have ended.
-    async fn latest(&self) -> Duration {
-        let operations = self.operations().await;
+    fn latest(&self) -> Duration {
         // A reversal may be repeated for as long as what it undoes waits for a person: each send moves its own horizon.
-        let late = operations
-            .iter()
-            .filter(|operation| operation.reverses.is_none())
-            .map(|operation| operation.late_after.since(START));
-        let late = late.max().unwrap_or_default();
+        let late = self.ledger.look(|all| {
+            let wanted = all.iter().filter(|operation| operation.reverses.is_none());
+            wanted.map(|operation| operation.late_after).max()
+        });
+        let late = late.map_or(Duration::ZERO, |late| late.since(START));
         late.max(self.plan.calm_at) + PATIENCE + 3 * self.plan.figures.repeat_every
     }
 

@@ -25,6 +25,14 @@ pub(super) fn check(view: &View<'_>, found: &mut Vec<Violation>) {
             );
         }
     }
+    for operation in &view.evidence.operations {
+        let waits = operation.reverses.is_none() && operation.verb.is_create();
+        let cancelled = operation.cancel_requested_at.is_some();
+        if waits && cancelled && !is_over(operation) && !is_told_of_review(view, operation) {
+            let detail = format!("{} waits, and nobody is told of a person", name(operation));
+            say(found, AllFinal, detail);
+        }
+    }
     for reversal in view.reversals.values() {
         let of = reversal.reverses.and_then(|of| view.by_id.get(&of));
         if !is_over(reversal) && of.is_some_and(|of| is_over(of)) {
@@ -115,13 +123,28 @@ fn may_wait(view: &View<'_>, operation: &Operation) -> bool {
             ParkedReason::Contradiction { .. } => verb != Verb::Verify,
             ParkedReason::ReversalFailed { .. } => verb.is_create(),
         },
+        // Its reversal waits for a person, or a follow-up that keeps what should be returned.
         State::Approved { .. } => {
-            let reversal = view.reversals.get(&operation.id);
+            let is_parked = |of: &&Operation| of.state.name() == StateName::Parked;
+            let reversal = view.reversals.get(&operation.id).copied();
+            let mut follow_ups = view.evidence.operations.iter().filter(|of| {
+                of.payment == operation.payment && of.verb.is_follow_up() && may_wait(view, of)
+            });
             operation.cancel_requested_at.is_some()
-                && reversal.is_some_and(|reversal| reversal.state.name() == StateName::Parked)
+                && (reversal.as_ref().is_some_and(is_parked) || follow_ups.any(|of| is_parked(&of)))
         }
         _ => false,
     }
+}
+
+/// Whether the last word on a cancelled key that waits for a person says so.
+fn is_told_of_review(view: &View<'_>, operation: &Operation) -> bool {
+    let calls = view.calls.iter();
+    let of = calls.filter(|call| call.key.as_ref() == operation.key.as_str());
+    let last = of
+        .filter_map(|call| call.told)
+        .max_by_key(|(order, ..)| *order);
+    last.is_none_or(|(_, told, _)| told.kind == "cancelled, needs review")
 }
 
 /// Whether another approved transaction of its kind was there to try the search on: two checks followed its approval, of
