@@ -58,7 +58,7 @@ pub(super) struct Tally {
     pub(super) in_time: u64,
     pub(super) span: Duration,
     /// Sorted.
-    latencies: Vec<Duration>,
+    pub(super) latencies: Vec<Duration>,
 }
 
 impl Tally {

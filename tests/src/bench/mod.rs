@@ -54,7 +54,8 @@ pub struct Bench {
     report: PathBuf,
 }
 
-/// Measures, and prints what it found. An error means that something could not be measured: a refused payment included.
+/// Measures, and prints what it found. An error means that something could not be measured, a refused payment included, or
+/// that a figure falls short of what the product promises.
 pub async fn run(bench: Bench) -> Result<(), StackError> {
     let rig = Rig::new().await?;
     let resting = rig.gateway.resident_bytes();
@@ -103,7 +104,10 @@ pub async fn run(bench: Bench) -> Result<(), StackError> {
     print!("{}", report.lines());
     report.write(&bench.report)?;
     eprintln!("written to {}", bench.report.display());
-    Ok(())
+    match report.shortfalls() {
+        short if short.is_empty() => Ok(()),
+        short => Err(StackError::new(short.join("; "))),
+    }
 }
 
 /// Ledger, upstream, gateway and callers.

@@ -9,6 +9,11 @@ use super::load::Tally;
 use super::pgbench::Run;
 use crate::stack::{Doing, StackError};
 
+/// Of the payments per second that the ledger could do by itself, the service does at least this part.
+const RATIO_MIN: f64 = 0.6;
+/// At rest the gateway takes less than this.
+const REST_MIB_LIMIT: f64 = 40.0;
+
 /// CPU time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cost {
@@ -188,6 +193,28 @@ impl Report {
         text
     }
 
+    /// What falls short of what the product promises, by its figure; where the system does not tell its memory, that is not
+    /// judged.
+    pub(super) fn shortfalls(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut ratios: Vec<f64> = self.turns.iter().map(Turn::ratio).collect();
+        let ratio = median(&mut ratios).unwrap_or(f64::NAN);
+        // No number at all is a shortfall, too.
+        if ratio.is_nan() || ratio < RATIO_MIN {
+            found.push(format!(
+                "payments_over_pgbench is {ratio:.3}, below {RATIO_MIN}"
+            ));
+        }
+        if let Some(rest) = self.resting.map(mebibytes)
+            && rest >= REST_MIB_LIMIT
+        {
+            found.push(format!(
+                "gateway_rest_mib is {rest:.2}, not below {REST_MIB_LIMIT}"
+            ));
+        }
+        found
+    }
+
     pub(super) fn write(&self, path: &Path) -> Result<(), StackError> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).doing(|| format!("making {}", folder.display()))?;
@@ -211,13 +238,18 @@ fn row(text: &mut String, cells: &[String]) {
     text.push_str(" |\n");
 }
 
-fn line(name: &str, decimals: usize, mut values: Vec<f64>) -> String {
+/// The middle one, once they are in order.
+fn median(values: &mut [f64]) -> Option<f64> {
     values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+fn line(name: &str, decimals: usize, mut values: Vec<f64>) -> String {
     let mut text = String::new();
-    let (Some(least), Some(greatest)) = (values.first(), values.last()) else {
+    let Some(median) = median(&mut values) else {
         return text;
     };
-    let median = values[values.len() / 2];
+    let (least, greatest) = (values[0], values[values.len() - 1]);
     let _ = write!(text, "{name}={median:.decimals$}");
     if values.len() > 1 {
         let _ = write!(text, " ({least:.decimals$} to {greatest:.decimals$})");
@@ -244,5 +276,45 @@ mod tests {
         assert_eq!(line("x", 2, vec![0.9, 0.7, 0.8]), "x=0.80 (0.70 to 0.90)\n");
         assert_eq!(line("x", 0, vec![31.4]), "x=31\n");
         assert_eq!(line("x", 0, Vec::new()), "");
+    }
+
+    /// Of turns with so many payments a second, where pgbench does 1000.
+    fn report(paid: &[u64], resting: u64) -> Report {
+        let turn = |paid_in_time: &u64| Turn {
+            paid: Tally {
+                in_time: *paid_in_time,
+                span: Duration::from_secs(1),
+                ..Tally::default()
+            },
+            cost: None,
+            ledger: vec![(
+                Run {
+                    clients: 8,
+                    transactions: 1_000,
+                    per_second: 1_000.0,
+                },
+                None,
+            )],
+        };
+        Report {
+            connections: 64,
+            span: Duration::from_secs(1),
+            resting: Some(resting),
+            loaded: None,
+            postgres: "18".to_owned(),
+            alone: Vec::new(),
+            turns: paid.iter().map(turn).collect(),
+        }
+    }
+
+    #[test]
+    fn what_falls_short_is_named() {
+        let limit = 40 * 1024 * 1024;
+        assert!(report(&[500, 600, 900], limit - 1).shortfalls().is_empty());
+        let slow = report(&[500, 599, 900], limit - 1).shortfalls();
+        assert_eq!(slow, ["payments_over_pgbench is 0.599, below 0.6"]);
+        let large = report(&[600], limit).shortfalls();
+        assert_eq!(large, ["gateway_rest_mib is 40.00, not below 40"]);
+        assert_eq!(report(&[], limit).shortfalls().len(), 2);
     }
 }
