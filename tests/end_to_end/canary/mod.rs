@@ -7,6 +7,7 @@ mod visit;
 
 use std::time::Duration;
 
+use sandbox::stack::TcpProxy;
 use sandbox::world::World;
 
 use search::Canary;
@@ -177,4 +178,46 @@ async fn no_trace_of_a_card_is_left_in_spans() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_trace_of_a_card_is_left_in_spans_on_sqlite() {
     search_spans(World::on_sqlite().await).await;
+}
+
+/// Promise: nor where ledger and lock break while they are used and what they say about it is written down, nor in what a
+/// killed process leaves to another.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_trace_of_a_card_is_left_where_ledger_lock_and_process_break() {
+    let mut world = prepared(World::new().await.with_own_redis().await);
+    let mut redis = world.redis.take().expect("asked for");
+    let database = world.database.as_ref().expect("on Postgres");
+    let server = database.server_address().expect("an address");
+    let proxy = TcpProxy::start(server).await.expect("a proxy");
+    let direct = database.url().to_owned();
+    world.config.ledger_url = database.url_through(proxy.port());
+    let (options, heir) = (
+        world.process_options("canary"),
+        world.process_options("heir"),
+    );
+    world.config.ledger_url = direct;
+    let mut process = gateway::start_process(world.folder(), &options).await;
+    let visitor = Visitor::new(&world, &options.base_url);
+    visitor.walk_while_parts_break(&proxy, &mut redis).await;
+    visitor.plant(&Canary::planted()).await;
+    visitor.pay_and_kill(&mut process).await;
+    // It writes its log behind that of the killed one.
+    let process = gateway::start_process(world.folder(), &heir).await;
+    visitor.end_with(&heir.base_url).await;
+    let mut places = common_places(&world, &visitor, &heir.base_url).await;
+    let log = process.output().expect("its output").into_bytes();
+    // What the database says of a row it refuses shows the row: it is told in our own words.
+    assert_said(
+        &log,
+        &[
+            "the ledger refused the write",
+            "the ledger did not answer",
+            "the lock is down",
+        ],
+    );
+    places.push(Place {
+        name: "log",
+        text: log,
+    });
+    assert_clean(&places);
 }

@@ -1,5 +1,7 @@
 //! A caller that sends the canary down every path there is, and keeps whatever it hears.
 
+mod breakage;
+
 use std::time::Duration;
 
 use futures_util::future::join_all;
