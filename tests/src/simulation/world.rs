@@ -25,7 +25,7 @@ use crate::simulators::connexpay::{ConnexPay, Rules, Surroundings};
 /// From the last moment at which anything can be open until the world must be quiet: a check more, and its pauses.
 const PATIENCE: Duration = Duration::from_secs(40);
 /// So long after the last fault it ends in any case: something then goes on for ever, and the judge says what.
-const ENDLESS: Duration = Duration::from_secs(300);
+const ENDLESS: Duration = Duration::from_mins(5);
 
 pub(super) struct World {
     pub(super) plan: Plan,

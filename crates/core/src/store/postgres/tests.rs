@@ -335,8 +335,8 @@ async fn reads_that_are_given_up_hold_no_more_connections_than_there_are_for_rea
     let ledger = fresh().await;
     let mut options = PostgresOptions::new(SecretString::from(ledger.url.clone()));
     options.read_connections = 3;
-    options.lock_timeout = Duration::from_secs(60);
-    options.statement_timeout = Duration::from_secs(60);
+    options.lock_timeout = Duration::from_mins(1);
+    options.statement_timeout = Duration::from_mins(1);
     let store = Arc::new(PostgresStore::new(&options).expect("a URL"));
     let sold = charged(&ledger.store(), "k", 1_000).await;
     let id = sold.payment.expect("a payment");
