@@ -489,6 +489,13 @@ fn refused_to_prepare(error: PrepareError) -> Refusal {
         PrepareError::NotSettled => Refusal::NotSettled,
         PrepareError::AlreadySettled => Refusal::AlreadySettled,
         PrepareError::NothingLeft { detail } => Refusal::NothingLeft { detail },
-        PrepareError::CouldNotAsk(not_sent) => Refusal::UpstreamUnavailable(not_sent),
+        PrepareError::CouldNotAsk(not_sent) => {
+            // Nothing is recorded, so nothing else tells an operator what the processor said.
+            tracing::warn!(
+                ?not_sent,
+                "a follow-up is not sent: what stands of its payment could not be read"
+            );
+            Refusal::UpstreamUnavailable(not_sent)
+        }
     }
 }
