@@ -1,7 +1,7 @@
 //! A processor that answers by script over real sockets, and a connector that talks to it.
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -86,6 +86,12 @@ pub(crate) struct World {
     seen: Arc<Mutex<Vec<Seen>>>,
 }
 
+/// While one thread's subscriber is the only one, the thread that first reaches a line that logs decides for all whether
+/// anybody listens there. With one for the whole process besides, `tracing` asks both.
+static LISTENING: LazyLock<()> = LazyLock::new(|| {
+    tracing::subscriber::set_global_default(tracing_subscriber::registry()).expect("the only one");
+});
+
 impl World {
     pub(crate) async fn new(script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
         Self::with(|_| {}, script).await
@@ -95,6 +101,7 @@ impl World {
         change: impl FnOnce(&mut ConnexPayConfig),
         script: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
     ) -> Self {
+        LazyLock::force(&LISTENING);
         let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
         let endpoint = serve(Arc::clone(&seen), Arc::new(script)).await;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
