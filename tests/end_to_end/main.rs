@@ -37,4 +37,5 @@ mod secrets;
 mod settlement;
 mod simulator_kill;
 mod tokens;
+mod traces;
 mod waits;

@@ -13,7 +13,7 @@ use gateway_http::auth::Scope;
 use gateway_http::auth::mint::{SigningKey, Wanted};
 use gateway_http::config::Config;
 use gateway_http::gateway::{Gateway, StartError};
-use gateway_http::{server, telemetry};
+use gateway_http::{server, sinks};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -87,8 +87,8 @@ pub async fn run(local: Local) -> Result<(), LocalError> {
     let config = Config::parse(&text).map_err(|error| LocalError::Config(error.to_string()))?;
     let token = token(&config, &signing);
     write(&dir.join("token"), &token)?;
-    telemetry::start_logging(&config.telemetry)
-        .map_err(|error| LocalError::Other(error.to_string()))?;
+    let sinks =
+        sinks::start(&config.telemetry).map_err(|error| LocalError::Other(error.to_string()))?;
     let pieces = pieces(&config, Seams::default()).await?;
     let migrated = pieces.store.migrate().await;
     migrated.map_err(|error| LocalError::Other(format!("the ledger: {error}")))?;
@@ -108,6 +108,7 @@ pub async fn run(local: Local) -> Result<(), LocalError> {
     };
     gateway.run(listener, stop).await?;
     simulators.shutdown().await;
+    sinks.end().await;
     Ok(())
 }
 

@@ -556,3 +556,18 @@ pub enum Ended {
     /// Not HTTP.
     Malformed,
 }
+
+impl Ended {
+    /// As it is written everywhere: `timed_out`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Gated => "gated",
+            Self::NoConnection => "no_connection",
+            Self::TimedOut => "timed_out",
+            Self::Closed => "closed",
+            Self::TooLarge => "too_large",
+            Self::Malformed => "malformed",
+        }
+    }
+}

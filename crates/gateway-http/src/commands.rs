@@ -10,13 +10,18 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::assemble::{Seams, check_ledger, pieces};
 use crate::config::Config;
 use crate::gateway::{Gateway, StartError};
-use crate::{ledger, server, telemetry};
+use crate::{ledger, server, sinks};
 
 /// Runs the gateway until SIGTERM or SIGINT, then drains.
 pub async fn serve(config: Config) -> Result<(), StartError> {
-    if let Err(error) = telemetry::start_logging(&config.telemetry) {
-        return Err(StartError::because("telemetry", &error));
-    }
+    let sinks = sinks::start(&config.telemetry)
+        .map_err(|error| StartError::because("telemetry", &error))?;
+    let served = serve_until_told(config).await;
+    sinks.end().await;
+    served
+}
+
+async fn serve_until_told(config: Config) -> Result<(), StartError> {
     let pieces = pieces(&config, Seams::default()).await?;
     let mut stop = Box::pin(stop_signal()?);
     tokio::select! {

@@ -122,6 +122,8 @@ pub struct Telemetry {
     /// A filter as of `RUST_LOG`: `info`, `info,gateway_core=debug`.
     pub log: String,
     pub format: LogFormat,
+    /// Without it, no span leaves the process.
+    pub traces: Option<Traces>,
 }
 
 impl Default for Telemetry {
@@ -129,7 +131,31 @@ impl Default for Telemetry {
         Self {
             log: "info".into(),
             format: LogFormat::Json,
+            traces: None,
         }
+    }
+}
+
+/// A collector that takes spans over OTLP (HTTP, protobuf).
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Traces {
+    pub endpoint: String,
+    /// Share of the requests that are traced where the caller did not decide.
+    #[serde(default = "Traces::sampled_default")]
+    pub sampled: f64,
+    /// Spans that wait to be handed over; further ones are dropped.
+    #[serde(default = "Traces::queue_default")]
+    pub queue_max: usize,
+}
+
+impl Traces {
+    const fn sampled_default() -> f64 {
+        0.05
+    }
+
+    const fn queue_default() -> usize {
+        2048
     }
 }
 

@@ -23,6 +23,7 @@ pub mod requests;
 pub mod routes;
 pub mod schema;
 pub mod server;
+pub mod sinks;
 pub mod telemetry;
 pub mod tls;
 pub mod token_metrics;

@@ -1,13 +1,12 @@
-//! What the edge tells about itself: logs, a span per request, metrics. Never a body, a header's value or a query.
+//! What the edge tells of each request: a span, a log line, metrics. Never a body, a header's value or a query.
 
-use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use gateway_core::pan_scan::redact;
+use gateway_core::key::OperationId;
 use http::{HeaderValue, StatusCode, header};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -17,49 +16,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
-use crate::config::{LogFormat, Telemetry};
 use crate::problem::{Kind, Problem, Reported};
-
-/// Starts logging to standard error and makes panics part of the log. Once per process.
-///
-/// # Errors
-/// When somebody else did already.
-pub fn start_logging(config: &Telemetry) -> Result<(), TryInitError> {
-    let filter: EnvFilter = config
-        .log
-        .parse()
-        .unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr);
-    match config.format {
-        LogFormat::Json => builder
-            .json()
-            .flatten_event(true)
-            .with_span_list(false)
-            .finish()
-            .try_init()?,
-        LogFormat::Text => builder
-            .with_target(false)
-            .with_ansi(io::stderr().is_terminal())
-            .finish()
-            .try_init()?,
-    }
-    log_panics();
-    Ok(())
-}
-
-/// A panic quotes what it choked on, and the default hook prints that as it is: here it is cleaned first.
-fn log_panics() {
-    std::panic::set_hook(Box::new(|panic| {
-        let location = panic.location().map(ToString::to_string);
-        let message = panic.payload_as_str().unwrap_or("not a text");
-        tracing::error!(panic.location = location, panic.message = %redact(message), "panicked");
-    }));
-}
+use crate::sinks;
 
 /// Bounded: methods and routes are ours, statuses are few.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -169,6 +128,7 @@ pub async fn observe(State(metrics): State<HttpMetrics>, request: Request, next:
         payment.client = Empty,
         payment.operation.id = Empty,
     );
+    sinks::continue_trace(&span, request.headers());
     let _active = Active::enter(&metrics.active);
     let begun = Instant::now();
     let response = next.run(request).instrument(span.clone()).await;
@@ -193,6 +153,11 @@ pub async fn observe(State(metrics): State<HttpMetrics>, request: Request, next:
         .get_or_create(&labels)
         .observe(took.as_secs_f64());
     response
+}
+
+/// Names the operation that a request turned out to be about in its span.
+pub(crate) fn about(operation: OperationId) {
+    Span::current().record("payment.operation.id", tracing::field::display(operation));
 }
 
 /// Refusals are the caller's business; what we could not do is ours.
@@ -283,6 +248,7 @@ pub fn exposition(registry: &Arc<Registry>) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::sync::{LazyLock, Mutex};
 
     use axum::Router;

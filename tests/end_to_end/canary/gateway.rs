@@ -17,7 +17,7 @@ use gateway_core::token::TokenHealth;
 use gateway_http::assemble::{Seams, pieces};
 use gateway_http::config::Config;
 use gateway_http::gateway::{Gateway, Pieces};
-use gateway_http::{server, telemetry};
+use gateway_http::{server, sinks};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use sandbox::stack::{GatewayOptions, Process, eventually};
@@ -118,9 +118,13 @@ async fn process() {
         return;
     };
     let config = Config::load(Path::new(&path)).expect("a configuration");
-    telemetry::start_logging(&config.telemetry).expect("the only one");
+    let _sinks = sinks::start(&config.telemetry).expect("the only one");
     for (what, text) in Canary::planted().spellings() {
         tracing::trace!(%what, %text, "planted");
+        // As the gateway's own spans: no others leave the process.
+        let span = tracing::info_span!(target: "gateway_planted", "planted", %what, %text);
+        let _in_span = span.enter();
+        tracing::info!(target: "gateway_planted", %what, %text, "planted");
     }
     serve(config).await;
 }

@@ -7,7 +7,7 @@ mod visit;
 
 use std::time::Duration;
 
-use sandbox::stack::TcpProxy;
+use sandbox::stack::{Collector, TcpProxy, eventually};
 use sandbox::world::World;
 
 use search::Canary;
@@ -90,7 +90,12 @@ fn prepared(mut world: World) -> World {
 
 /// Sends the canary through a gateway process, and searches its log and everything else.
 async fn search_log(world: World, redis_port: Option<u16>) {
-    let world = prepared(world);
+    let collector = Collector::start().await.expect("a collector");
+    let mut world = prepared(world);
+    world.config.more = format!(
+        "[telemetry.traces]\nendpoint = \"{}\"\nsampled = 1.0\n",
+        collector.endpoint()
+    );
     let redis = match redis_port {
         Some(port) => Some(sinks::listen_to_redis(port).await),
         None => None,
@@ -101,6 +106,10 @@ async fn search_log(world: World, redis_port: Option<u16>) {
     visitor.walk(true).await;
     visitor.plant(&Canary::planted()).await;
     let mut places = common_places(&world, &visitor, &options.base_url).await;
+    places.push(Place {
+        name: "exported spans",
+        text: exported(&collector, &options.base_url).await,
+    });
     let log = process.output().expect("its output").into_bytes();
     assert_said(
         &log,
@@ -125,6 +134,32 @@ async fn search_log(world: World, redis_port: Option<u16>) {
         });
     }
     assert_clean(&places);
+}
+
+/// What has left the process for the collector, up to a request that comes after all others.
+async fn exported(collector: &Collector, url: &str) -> Vec<u8> {
+    let last = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let client = reqwest::Client::new();
+    let asked = client
+        .get(format!("{url}/nowhere"))
+        .header("traceparent", last);
+    asked.send().await.expect("an answer");
+    let told = eventually(PATIENCE, "the last span", async || {
+        let spans = collector.spans();
+        let mut traces = spans.iter().map(|span| &span.trace);
+        traces.any(|trace| *trace == last[3..35]).then_some(())
+    });
+    told.await.expect("told in order");
+    let bytes = collector.bytes();
+    assert_said(
+        &bytes,
+        &[
+            "POST /v1/payments",
+            "POST /sales",
+            "answered with a problem",
+        ],
+    );
+    bytes
 }
 
 /// Sends the canary through a gateway of this process, and searches its spans and everything else.

@@ -1,5 +1,6 @@
 //! What surrounds the product in a test: servers, processes, keys, and a network that fails on demand.
 
+mod collector;
 mod databases;
 mod error;
 mod eventually;
@@ -16,6 +17,7 @@ mod temporary;
 mod test_key;
 mod trap;
 
+pub use collector::{CollectedSpan, Collector};
 pub use databases::{Database, Databases};
 pub use error::{Doing, StackError};
 pub use eventually::eventually;

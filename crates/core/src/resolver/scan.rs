@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt;
 use tokio::sync::Semaphore;
+use tracing::Instrument;
 
 use crate::engine::Shared;
 use crate::key::OperationId;
@@ -89,7 +90,8 @@ impl Resolver {
                 operation: operation.id,
             };
             let shared = Arc::clone(&self.shared);
-            crate::task::spawn(async move {
+            let span = tracing::info_span!("resolve", payment.operation.id = %operation.id);
+            let check = async move {
                 let checked = AssertUnwindSafe(shared.check(operation.clone())).catch_unwind();
                 if checked.await.is_err() {
                     tracing::error!(payment.operation.id = %operation.id, "BUG: a check panicked");
@@ -99,7 +101,8 @@ impl Resolver {
                 }
                 drop(in_hand);
                 drop(permit);
-            });
+            };
+            crate::task::spawn(check.instrument(span));
         }
         Ok(())
     }

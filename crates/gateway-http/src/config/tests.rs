@@ -79,7 +79,9 @@ fn the_reference_spells_out_the_defaults() {
     at(&mut least, &["server"]).retain(|key, _| matches!(key, "tls" | "metrics_listen"));
     at(&mut least, &["server", "tls"]).remove("reload_every");
     at(&mut least, &["lock"]).retain(|key, _| key == "password_file");
-    for whole in ["telemetry", "payments", "resolver"] {
+    at(&mut least, &["telemetry"]).retain(|key, _| key == "traces");
+    at(&mut least, &["telemetry", "traces"]).retain(|key, _| key == "endpoint");
+    for whole in ["payments", "resolver"] {
         least.remove(whole);
     }
     let parse = |table: &Table| Config::parse(&table.to_string()).expect("valid");
@@ -107,10 +109,11 @@ fn fields_at(path: &[&str]) -> BTreeSet<String> {
 
 #[test]
 fn the_reference_documents_every_key_and_unknown_ones_are_refused_by_name() {
-    let tables: [&[&str]; 13] = [
+    let tables: [&[&str]; 14] = [
         &["server"],
         &["server", "tls"],
         &["telemetry"],
+        &["telemetry", "traces"],
         &["auth"],
         &["clients", "shop"],
         &["ledger"],
@@ -276,7 +279,37 @@ fn values_are_looked_at_together() {
             "unknown variant",
         ),
         (&["telemetry"], "log", "info,,=".into(), "telemetry.log"),
-    ] as [(&[&str], &str, Value, &str); 27];
+        (
+            &["telemetry", "traces"],
+            "endpoint",
+            "collector:4318".into(),
+            "traces.endpoint",
+        ),
+        (
+            &["telemetry", "traces"],
+            "endpoint",
+            "https://us:hunter2@collector".into(),
+            "password",
+        ),
+        (
+            &["telemetry", "traces"],
+            "sampled",
+            1.5.into(),
+            "traces.sampled",
+        ),
+        (
+            &["telemetry", "traces"],
+            "sampled",
+            f64::NAN.into(),
+            "traces.sampled",
+        ),
+        (
+            &["telemetry", "traces"],
+            "queue_max",
+            511.into(),
+            "traces.queue_max",
+        ),
+    ] as [(&[&str], &str, Value, &str); 32];
     for (path, key, value, wanted) in cases {
         let shown = format!("{path:?}.{key} = {value}");
         let faults = faults_with(path, key, value);

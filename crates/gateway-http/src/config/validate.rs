@@ -126,6 +126,17 @@ impl Config {
         if let Err(error) = self.telemetry.log.parse::<tracing_subscriber::EnvFilter>() {
             faults.push(format!("telemetry.log: {error}"));
         }
+        if let Some(traces) = &self.telemetry.traces {
+            // Not `secure_url`: collectors stand on the node or in the cluster, and a span holds nothing secret.
+            let name = "telemetry.traces.endpoint";
+            bare_url(name, &traces.endpoint, &["https", "http"], faults);
+            faults.within("telemetry.traces.sampled", traces.sampled, &(0.0..=1.0));
+            faults.within(
+                "telemetry.traces.queue_max",
+                traces.queue_max,
+                &(512..=1_000_000),
+            );
+        }
     }
 
     fn validate_clients(&self, faults: &mut Faults) {

@@ -14,6 +14,7 @@ use super::documents::{OperationDocument, PaymentDocument, VerificationDocument,
 use crate::app::App;
 use crate::patience::unanswered;
 use crate::problem::{self, Kind, MoneyMoved, Problem, Retry};
+use crate::telemetry;
 
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 const IDEMPOTENCY_FIRST_ATTEMPT: HeaderName = HeaderName::from_static("idempotency-first-attempt");
@@ -38,6 +39,7 @@ async fn recorded(app: &App, answered: Answered) -> Response {
         replayed,
         payment_status,
     } = answered;
+    telemetry::about(operation.id);
     let mut response = if operation.cancel_requested_at.is_some() {
         let cancellation = app.engine.cancellation((*operation).clone()).await;
         cancellation
@@ -318,6 +320,7 @@ fn cancelled(cancellation: &Cancellation) -> Problem {
 /// The answer to a cancellation itself.
 pub fn cancellation(cancellation: &Cancellation) -> Response {
     let operation = &cancellation.operation;
+    telemetry::about(operation.id);
     let body = serde_json::json!({
         "aim": "not-charged",
         "state": progress_name(cancellation.progress),

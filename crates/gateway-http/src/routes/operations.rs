@@ -16,6 +16,7 @@ use crate::auth::Scope;
 use crate::extract::Query;
 use crate::patience::Patience;
 use crate::problem::{Kind, Problem};
+use crate::telemetry;
 
 const SCOPES: [Scope; 2] = [Scope::PaymentsRead, Scope::PaymentsWrite];
 
@@ -89,6 +90,7 @@ pub async fn show(
 }
 
 async fn detail(app: &App, operation: Operation, patience: Patience) -> Result<Response, Problem> {
+    telemetry::about(operation.id);
     let timeline = patience
         .ask(app.engine.store().timeline(operation.id))
         .await?;

@@ -41,6 +41,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
 use http_body_util::Full;
 use tokio::task::{AbortHandle, unconstrained};
 use tokio::time::Instant;
+use tracing::Instrument;
+use tracing::field::Empty;
 
 pub use breaker::{Admission, Breaker, BreakerConfig, Health, VerbClass};
 use checkout::{Lease, Shared};
@@ -118,6 +120,37 @@ impl Pool {
     ///
     /// Tried again on another connection, and the gate asked again, only if not one byte was written.
     pub async fn call(&self, call: Call<'_>) -> Exchange {
+        let span = tracing::info_span!(
+            "upstream_attempt",
+            otel.name = call.label,
+            otel.kind = "client",
+            http.request.method = call.method.as_str(),
+            server.address = self.shared.config.base.host(),
+            payment.pool = self.shared.config.name,
+            http.response.status_code = Empty,
+            error.r#type = Empty,
+            otel.status_code = Empty,
+        );
+        let exchange = self.carry(call).instrument(span.clone()).await;
+        let status = exchange.result.as_ref().ok().map(|answer| answer.status);
+        if let Some(status) = status {
+            span.record("http.response.status_code", status.as_u16());
+        }
+        let error = match &status {
+            None => Some(exchange.evidence.ended.as_str()),
+            // What it means for the payment is the connector's to say; of this exchange it is an error.
+            Some(status) => {
+                (status.is_client_error() || status.is_server_error()).then(|| status.as_str())
+            }
+        };
+        if let Some(error) = error {
+            span.record("error.type", error);
+            span.record("otel.status_code", "ERROR");
+        }
+        exchange
+    }
+
+    async fn carry(&self, call: Call<'_>) -> Exchange {
         let shared = &self.shared;
         let mut report = Report {
             started: shared.clock.tick(),
