@@ -289,13 +289,13 @@ mod tests {
     });
 
     fn app(metrics: &HttpMetrics) -> Router {
-        LazyLock::force(&LISTENING);
         async fn fail() -> Problem {
             Problem::new(Kind::Overloaded, "no permit")
         }
         async fn blow_up() -> Response {
             panic!("card 4012000098765439")
         }
+        LazyLock::force(&LISTENING);
         Router::new()
             .route("/v1/payments/{id}", get(async || "ok"))
             .route("/fail", get(fail))
