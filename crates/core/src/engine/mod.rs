@@ -485,19 +485,12 @@ impl Shared {
             return operation;
         }
         let id = operation.id;
-        let mut ended = self.waiters.subscribe(&operation);
+        let ended = self.waiters.subscribe(&operation);
         let _waiting = self.metrics.waiting();
-        let wait = async {
-            ended
-                .wait_for(Option::is_some)
-                .await
-                .ok()
-                .and_then(|ended| ended.clone())
-        };
-        match tokio::time::timeout_at(until, wait).await {
-            Ok(Some(ended)) => ended,
+        match tokio::time::timeout_at(until, ended.wait()).await {
+            Ok(ended) => ended,
             // Its own last word, for `resolves_by` and a cancellation that came meanwhile.
-            _ => match by(until, self.store.operation(id)).await {
+            Err(_) => match by(until, self.store.operation(id)).await {
                 Ok(Some(now)) => Arc::new(now),
                 _ => operation,
             },

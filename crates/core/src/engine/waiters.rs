@@ -4,13 +4,22 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::key::OperationId;
 use crate::store::{Operation, Store};
 
-/// What a waiter sees: nothing yet, or the operation as it ended.
-pub(super) type Ended = watch::Receiver<Option<Arc<Operation>>>;
+/// A waiter's share in the end of an operation.
+#[derive(Debug)]
+pub(super) struct Ended(Arc<End>);
+
+/// The end of an operation, once somebody tells it. Waiters are woken in the order in which they came; tokio's `watch`
+/// wakes them in one that it draws, and no seed would play a history again.
+#[derive(Debug)]
+struct End<T = Operation> {
+    told: Mutex<Option<Arc<T>>>,
+    changed: Notify,
+}
 
 /// Operations that somebody in this process waits for.
 #[derive(Debug, Default)]
@@ -20,7 +29,7 @@ pub struct Waiters {
 
 #[derive(Debug)]
 struct Entry {
-    ended: watch::Sender<Option<Arc<Operation>>>,
+    end: Arc<End>,
     /// Tasks of this process that will publish the end. While there is one, the ledger need not be asked.
     tasks: u32,
     /// The newest claim of the key that anybody here has seen. What an earlier one came to is no answer to it.
@@ -35,10 +44,10 @@ pub struct AtWork {
 }
 
 impl Waiters {
-    /// Waits for the end of `operation`, in this attempt or a later one. The receiver may be dropped at any time.
+    /// Waits for the end of `operation`, in this attempt or a later one. The share may be dropped at any time.
     pub(super) fn subscribe(&self, operation: &Operation) -> Ended {
         let mut entries = self.entries();
-        Entry::of(&mut entries, operation).ended.subscribe()
+        Ended(Arc::clone(&Entry::of(&mut entries, operation).end))
     }
 
     /// This process works on it.
@@ -55,15 +64,15 @@ impl Waiters {
         if let Some(entry) = self.entries().get(&operation.id)
             && operation.attempt >= entry.attempt
         {
-            entry.ended.send_replace(Some(Arc::clone(operation)));
+            entry.end.tell(Some(Arc::clone(operation)));
         }
     }
 
     /// Operations that are waited for and that no task here works on; forgets those nobody waits for.
     fn to_ask(&self) -> Vec<OperationId> {
         let mut entries = self.entries();
-        entries.retain(|_, entry| entry.tasks > 0 || entry.ended.receiver_count() > 0);
-        let open = |entry: &Entry| entry.tasks == 0 && entry.ended.borrow().is_none();
+        entries.retain(|_, entry| entry.tasks > 0 || entry.is_waited_for());
+        let open = |entry: &Entry| entry.tasks == 0 && entry.end.told().is_none();
         let mut ids: Vec<OperationId> = entries
             .iter()
             .filter(|(_, entry)| open(entry))
@@ -83,18 +92,59 @@ impl Waiters {
     }
 }
 
+impl Ended {
+    /// The operation as it ended.
+    pub(super) async fn wait(self) -> Arc<Operation> {
+        self.0.wait().await
+    }
+}
+
+impl<T> End<T> {
+    fn new() -> Self {
+        Self {
+            told: Mutex::new(None),
+            changed: Notify::new(),
+        }
+    }
+
+    async fn wait(&self) -> Arc<T> {
+        loop {
+            // Made before the look: what is told in between wakes it.
+            let changed = self.changed.notified();
+            if let Some(end) = self.told() {
+                return end;
+            }
+            changed.await;
+        }
+    }
+
+    fn told(&self) -> Option<Arc<T>> {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.clone()
+    }
+
+    fn tell(&self, end: Option<Arc<T>>) {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = end;
+        self.changed.notify_waiters();
+    }
+}
+
 impl Entry {
     fn of<'a>(entries: &'a mut HashMap<OperationId, Self>, operation: &Operation) -> &'a mut Self {
         let entry = entries.entry(operation.id).or_insert_with(|| Self {
-            ended: watch::channel(None).0,
+            end: Arc::new(End::new()),
             tasks: 0,
             attempt: operation.attempt,
         });
         if operation.attempt > entry.attempt {
             entry.attempt = operation.attempt;
-            entry.ended.send_replace(None);
+            entry.end.tell(None);
         }
         entry
+    }
+
+    fn is_waited_for(&self) -> bool {
+        Arc::strong_count(&self.end) > 1
     }
 }
 
@@ -103,7 +153,7 @@ impl Drop for AtWork {
         let mut entries = self.waiters.entries();
         if let Some(entry) = entries.get_mut(&self.operation) {
             entry.tasks -= 1;
-            if entry.tasks == 0 && entry.ended.receiver_count() == 0 {
+            if entry.tasks == 0 && !entry.is_waited_for() {
                 entries.remove(&self.operation);
             }
         }
@@ -134,5 +184,32 @@ pub(super) async fn ask_for_others(waiters: Weak<Waiters>, store: Arc<dyn Store>
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn waiters_are_told_in_the_order_in_which_they_came() {
+        let end = Arc::new(End::new());
+        let told: Arc<Mutex<Vec<u32>>> = Arc::default();
+        let waiters: Vec<_> = (0..32)
+            .map(|number| {
+                let (end, told) = (Arc::clone(&end), Arc::clone(&told));
+                tokio::spawn(async move {
+                    let seen = end.wait().await;
+                    told.lock().expect("whole").push(number);
+                    *seen
+                })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        end.tell(Some(Arc::new(7)));
+        for waiter in waiters {
+            assert_eq!(waiter.await.expect("told"), 7);
+        }
+        assert_eq!(*told.lock().expect("whole"), (0..32).collect::<Vec<_>>());
     }
 }
