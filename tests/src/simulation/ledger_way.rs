@@ -33,7 +33,7 @@ impl FaultPlan for LedgerWay {
             .plan
             .troubles(Trouble::LedgerAway, self.place.replica, now)
         {
-            let left = spell.to - now;
+            let left = spell.to.saturating_sub(now);
             return self.dice.with(|dice| self.away(left, dice));
         }
         let odds = world.odds();

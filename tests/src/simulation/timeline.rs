@@ -73,9 +73,10 @@ fn of_log(evidence: &Evidence, entry: &Entry) -> String {
             wait,
         } => {
             let what = match act {
-                Act::Create { verb, minor } => format!("{} of {minor}", verb.as_str()),
+                Act::Create { verb, minor } | Act::FollowUp { verb, minor } => {
+                    format!("{} of {minor}", verb.as_str())
+                }
                 Act::Reuse => "another request".to_owned(),
-                Act::FollowUp { verb, minor } => format!("{} of {minor}", verb.as_str()),
                 Act::Cancel => "cancel".to_owned(),
                 Act::Read => "read".to_owned(),
             };

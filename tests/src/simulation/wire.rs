@@ -118,12 +118,11 @@ impl Transport for Wire {
         };
         // From here on the bytes are on their way, whatever becomes of this process.
         let (sending, arrival) = self.send(&call, strike);
-        let heard = match arrival {
-            Some(arrival) => timeout(call.timeout, arrival).await,
-            None => {
-                sleep(call.timeout).await;
-                timeout(Duration::ZERO, std::future::pending()).await
-            }
+        let heard = if let Some(arrival) = arrival {
+            timeout(call.timeout, arrival).await
+        } else {
+            sleep(call.timeout).await;
+            timeout(Duration::ZERO, std::future::pending()).await
         };
         let world = &self.world;
         let written = u64::try_from(call.body.len()).unwrap_or(u64::MAX) + HEAD_BYTES;
@@ -335,7 +334,8 @@ impl Wire {
             returns: dice.millis(1, 80),
             ..Course::default()
         };
-        let latest = millis(plan.figures.horizon - plan.account.search_lag) - 500;
+        let searchable = plan.figures.horizon.saturating_sub(plan.account.search_lag);
+        let latest = millis(searchable) - 500;
         let Some(strike) = strike else { return usual };
         match strike {
             FaultKind::ResetBeforeRead => Course {

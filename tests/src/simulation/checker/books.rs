@@ -12,7 +12,7 @@ use super::{View, Violation, is_follow_up, is_over, name, say};
 use crate::simulators::connexpay::{Entry, EntryKind};
 
 pub(super) fn check(view: &View<'_>, found: &mut Vec<Violation>) {
-    for operation in view.evidence.operations.iter() {
+    for operation in &view.evidence.operations {
         one_effect(view, operation, found);
         if is_over(operation) {
             as_told(view, operation, found);
