@@ -48,14 +48,14 @@ pub enum JournalError {
     #[error("the journal's queue is full")]
     Full,
     /// No connection to be had: nothing was written.
-    #[error("the ledger cannot be reached")]
-    Unreachable(#[source] Arc<StoreError>),
+    #[error(transparent)]
+    Unreachable(Arc<StoreError>),
     /// It may or may not be written: ask again with the same intent or settlement.
-    #[error("the ledger did not answer")]
-    Unavailable(#[source] Arc<StoreError>),
+    #[error(transparent)]
+    Unavailable(Arc<StoreError>),
     /// The ledger refused this one row. Nothing of it was written.
-    #[error("the ledger refused the write")]
-    Refused(#[source] Arc<StoreError>),
+    #[error(transparent)]
+    Refused(Arc<StoreError>),
     #[error("the journal has stopped")]
     Stopped,
 }

@@ -220,6 +220,8 @@ async fn no_trace_of_a_card_is_left_in_spans_on_sqlite() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_trace_of_a_card_is_left_where_ledger_lock_and_process_break() {
     let mut world = prepared(World::new().await.with_own_redis().await);
+    // Beside each error it writes down whatever brought it about.
+    world.config.log_format = "text".into();
     let mut redis = world.redis.take().expect("asked for");
     let database = world.database.as_ref().expect("on Postgres");
     let server = database.server_address().expect("an address");
@@ -241,11 +243,11 @@ async fn no_trace_of_a_card_is_left_where_ledger_lock_and_process_break() {
     visitor.end_with(&heir.base_url).await;
     let mut places = common_places(&world, &visitor, &heir.base_url).await;
     let log = process.output().expect("its output").into_bytes();
-    // What the database says of a row it refuses shows the row: it is told in our own words.
+    // What the database says of a row it refuses shows the row: of its words, only the code is told.
     assert_said(
         &log,
         &[
-            "the ledger refused the write",
+            "the ledger refused the write: SQLSTATE 23514",
             "the ledger did not answer",
             "the lock is down",
         ],

@@ -34,6 +34,8 @@ pub struct WorldConfig {
     pub resend_identical: bool,
     /// The level of the gateways' log: `info`, `trace`.
     pub log: String,
+    /// How it is written: `json`, `text`.
+    pub log_format: String,
     /// Where the gateways fetch verification keys, instead of the key file.
     pub jwks_url: Option<String>,
     /// Lines added to the account, to the section of that name, or at the end.
@@ -68,6 +70,7 @@ impl WorldConfig {
             partial_captures: true,
             resend_identical: false,
             log: "info".to_owned(),
+            log_format: "json".to_owned(),
             jwks_url: None,
             more_account: String::new(),
             more_strategy: String::new(),
@@ -143,6 +146,7 @@ drain_timeout = "{drain_timeout}"
 {more_server}
 [telemetry]
 log = "{log}"
+format = "{log_format}"
 
 [auth]
 issuer = "https://issuer.test"
@@ -203,6 +207,7 @@ resend_identical = {resend_identical}
             more_payments = self.more_payments,
             more_server = self.more_server,
             log = self.log,
+            log_format = self.log_format,
             permits_max = self.permits_max,
             permits_per_client_max = self.permits_per_client_max.min(self.permits_max),
             more_account = self.more_account,

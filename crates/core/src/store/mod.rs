@@ -4,6 +4,7 @@
 //! folder. Three rules keep it honest: a claim is decided by the unique index on (client, key); every later write to an
 //! operation is conditional on its epoch; totals are guarded by the payment's row lock and, behind it, by constraints.
 
+mod code;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 mod migrations;
@@ -171,21 +172,21 @@ pub trait Store: Send + Sync + fmt::Debug {
     ) -> Result<bool, StoreError>;
 }
 
-/// Why the ledger did not do as asked.
+/// Why the ledger did not do as asked, with the database's code where it gave one.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// No connection to be had: nothing was asked, and nothing was written.
-    #[error("the ledger cannot be reached")]
+    #[error("the ledger cannot be reached{}", code::of(&**.0))]
     Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// It was asked, and the answer was lost: a write may or may not have happened. Ask again.
-    #[error("the ledger did not answer")]
+    #[error("the ledger did not answer{}", code::of(&**.0))]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Deadlock, serialization or lock time-out: nothing was written, and it can be tried again at once.
-    #[error("the ledger was contended")]
+    #[error("the ledger was contended{}", code::of(&**.0))]
     Contended(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The database refused the write. In a batch one of the rows is at fault, and nothing of that row was written: split
     /// the batch, and ask for each part again.
-    #[error("the ledger refused the write")]
+    #[error("the ledger refused the write{}", code::of(&**.0))]
     Refused(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A row that this release does not understand.
     #[error("the ledger holds a row that cannot be read: {0}")]

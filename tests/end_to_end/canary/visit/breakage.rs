@@ -6,7 +6,7 @@ use sandbox::simulators::{Fault, Kind};
 use sandbox::stack::{Moment, Process, RedisServer, TcpProxy, eventually};
 use serde_json::{Value, json};
 
-use super::{PATIENCE, Visitor};
+use super::{Canary, PATIENCE, Visitor};
 
 /// Amounts that the ledger is made to refuse: the record, and the end.
 const NOT_RECORDED: i64 = 313_13;
@@ -64,8 +64,9 @@ impl Visitor<'_> {
         self.lift_faults().await;
     }
 
-    /// The ledger refuses a row, and shows it in its error.
+    /// The ledger refuses a row and shows it in its error; and where a trigger of its operator's speaks, a card as well.
     async fn ledger_refuses(&self) {
+        let Canary { number, code, .. } = &self.canary;
         self.world
             .execute_sql(&format!(
                 "alter table payment add constraint unrecorded check (amount <> {NOT_RECORDED}) not valid"
@@ -73,8 +74,17 @@ impl Visitor<'_> {
             .await;
         self.world
             .execute_sql(&format!(
-                "alter table operation add constraint unsettled
-                 check (amount <> {NOT_SETTLED} or state = 'recorded') not valid"
+                "create function unsettled() returns trigger language plpgsql as $$ begin
+                     raise warning 'a row with {number} {code}';
+                     raise exception 'no row with {number} {code}'
+                         using errcode = '23514', detail = '{number} {code}', hint = '{number} {code}';
+                 end $$"
+            ))
+            .await;
+        self.world
+            .execute_sql(&format!(
+                "create trigger unsettled before update on operation for each row
+                 when (old.amount = {NOT_SETTLED}) execute function unsettled()"
             ))
             .await;
         let bodies = [
@@ -87,10 +97,11 @@ impl Visitor<'_> {
                 .await
                 .expect(&[200, 404]);
         }
-        for (table, constraint) in [("payment", "unrecorded"), ("operation", "unsettled")] {
-            self.world
-                .execute_sql(&format!("alter table {table} drop constraint {constraint}"))
-                .await;
+        for drop in [
+            "alter table payment drop constraint unrecorded",
+            "drop trigger unsettled on operation",
+        ] {
+            self.world.execute_sql(drop).await;
         }
         for (key, body) in &bodies {
             let ended = eventually(PATIENCE, "its end", async || {

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::secret::Secret;
 use crate::store::StoreError;
+use crate::store::code::DatabaseCode;
 use crate::task;
 
 /// Where the ledger is, and how long to wait for it.
@@ -109,6 +110,8 @@ impl Lane {
                     millis(options.statement_timeout),
                 ),
                 ("default_transaction_isolation", "read committed".to_owned()),
+                // What a database remarks beside its answers would be written to the log as it is.
+                ("client_min_messages", "error".to_owned()),
             ]);
         if matches!(planned, Planned::ByKey) {
             connect = connect.options(BY_KEY);
@@ -305,16 +308,17 @@ impl DerefMut for Lease {
 pub(super) fn read_error(error: sqlx::Error) -> StoreError {
     match &error {
         sqlx::Error::Database(database) => {
+            let cause = DatabaseCode::boxed("SQLSTATE", &**database);
             let code = database.code().unwrap_or_default();
             match code.as_ref() {
                 // Serialization, deadlock, lock and statement time-out: rolled back.
-                "40001" | "40P01" | "55P03" | "57014" => StoreError::Contended(Box::new(error)),
+                "40001" | "40P01" | "55P03" | "57014" => StoreError::Contended(cause),
                 // The data or a constraint.
                 code if code.starts_with("22") || code.starts_with("23") => {
-                    StoreError::Refused(Box::new(error))
+                    StoreError::Refused(cause)
                 }
                 // Connection, shutdown, resources, a read-only standby, a missing table: not this row's fault.
-                _ => StoreError::Unavailable(Box::new(error)),
+                _ => StoreError::Unavailable(cause),
             }
         }
         sqlx::Error::ColumnDecode { .. }

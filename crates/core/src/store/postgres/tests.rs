@@ -1,5 +1,6 @@
 //! The contract on Postgres, and what only Postgres can get wrong. Each test has a database of its own.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -275,6 +276,53 @@ async fn a_database_that_would_forget_is_refused() {
         "{faults:?}"
     );
     drop(raw);
+    ledger.end().await;
+}
+
+/// Whatever the database puts into its error, whoever reads it in a log reads the code and nothing else.
+#[tokio::test]
+async fn an_error_of_the_database_tells_its_code_and_none_of_its_words() {
+    let ledger = fresh().await;
+    let store = ledger.store();
+    let recorded = begin(&store, sale("k", 1_000)).await;
+    for (code, says) in [
+        ("23514", "the ledger refused the write"),
+        ("40001", "the ledger was contended"),
+        ("53100", "the ledger did not answer"),
+    ] {
+        let tell = format!(
+            "create or replace function tell() returns trigger language plpgsql as $$ begin
+                 raise exception 'a canary' using errcode = '{code}', detail = 'a canary', hint = 'a canary';
+             end $$;
+             create or replace trigger tell before update on operation execute function tell()"
+        );
+        let told = sqlx::raw_sql(sqlx::AssertSqlSafe(tell));
+        told.execute(&mut ledger.raw().await).await.expect("told");
+        let batch = [Arc::new(settlement(&recorded, approved(1_000)))];
+        let error = store.settle(&batch).await.expect_err("refused");
+        assert_eq!(error.to_string(), format!("{says}: SQLSTATE {code}"));
+        let mut whole = format!("{error:?}");
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            whole = format!("{whole} {error} {error:?}");
+            cause = error.source();
+        }
+        assert!(!whole.contains("canary"), "{whole}");
+    }
+    ledger.end().await;
+}
+
+/// Nor does it remark on rows beside its answers.
+#[tokio::test]
+async fn the_database_remarks_nothing() {
+    let ledger = fresh().await;
+    let mut lease = ledger.store.work.lease().await.expect("a connection");
+    let heard: String = sqlx::query_scalar("show client_min_messages")
+        .fetch_one(&mut *lease)
+        .await
+        .expect("a setting");
+    assert_eq!(heard, "error");
+    lease.done();
     ledger.end().await;
 }
 

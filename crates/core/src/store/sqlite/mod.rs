@@ -24,6 +24,7 @@ use crate::connector::Control;
 use crate::key::{AccountName, Client, IdempotencyKey, OperationId, PaymentId, ReplicaId};
 use crate::operation::Verb;
 use crate::payment::Payment;
+use crate::store::code::DatabaseCode;
 use crate::store::row::{self, Columns};
 use crate::store::transaction::nobody;
 use crate::store::{
@@ -83,11 +84,12 @@ fn read_error(error: sqlx::Error) -> StoreError {
     const MISMATCH: i32 = 20;
     match &error {
         sqlx::Error::Database(database) => {
+            let cause = DatabaseCode::boxed("SQLite code", &**database);
             let extended = database.code().and_then(|code| code.parse::<i32>().ok());
             match extended.map(|code| code & 0xff) {
-                Some(BUSY | LOCKED) => StoreError::Contended(Box::new(error)),
-                Some(TOO_BIG | CONSTRAINT | MISMATCH) => StoreError::Refused(Box::new(error)),
-                _ => StoreError::Unavailable(Box::new(error)),
+                Some(BUSY | LOCKED) => StoreError::Contended(cause),
+                Some(TOO_BIG | CONSTRAINT | MISMATCH) => StoreError::Refused(cause),
+                _ => StoreError::Unavailable(cause),
             }
         }
         sqlx::Error::ColumnDecode { .. }

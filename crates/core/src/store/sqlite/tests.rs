@@ -8,7 +8,9 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use uuid::Uuid;
 
 use crate::key::ReplicaId;
-use crate::store::contract::{Ledger, begin, charged, end, read, replica, sale, unknown};
+use crate::store::contract::{
+    Ledger, approved, begin, charged, end, read, replica, sale, settlement, unknown,
+};
 use crate::store::{Intent, Operation, SqliteStore, Store};
 
 /// An empty ledger in a folder that is removed at the end.
@@ -61,6 +63,27 @@ impl Fresh {
 }
 
 crate::store_contract!(fresh);
+
+/// Whatever the database puts into its error, whoever reads it in a log reads the code and nothing else.
+#[tokio::test]
+async fn an_error_of_the_database_tells_its_code_and_none_of_its_words() {
+    let ledger = fresh().await;
+    let store = ledger.store();
+    let recorded = begin(&store, sale("k", 1_000)).await;
+    let tell =
+        "create trigger tell before update on operation begin select raise(abort, 'a canary'); end";
+    let told = sqlx::raw_sql(tell).execute(&mut ledger.raw().await).await;
+    told.expect("told");
+    let batch = [Arc::new(settlement(&recorded, approved(1_000)))];
+    let error = store.settle(&batch).await.expect_err("refused");
+    // SQLITE_CONSTRAINT_TRIGGER.
+    assert_eq!(
+        error.to_string(),
+        "the ledger refused the write: SQLite code 1811"
+    );
+    assert!(!format!("{error:?}").contains("canary"), "{error:?}");
+    ledger.end().await;
+}
 
 #[tokio::test]
 async fn history_is_written_once_and_balances_whoever_writes() {
