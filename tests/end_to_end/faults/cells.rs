@@ -6,7 +6,7 @@ use gateway_core::store::Operation;
 use sandbox::simulators::connexpay::EntryKind;
 use sandbox::simulators::{Fault, RequestRecord, Selector};
 use sandbox::stack::eventually;
-use sandbox::world::{Reply, amount, sale};
+use sandbox::world::{Caller, Reply, amount, sale};
 use serde_json::{Value, json};
 
 use super::act::{Act, CAPTURED};
@@ -127,7 +127,6 @@ impl Cell {
 
     /// Prepares a cell: for a follow-up, the payment that it follows.
     pub(super) async fn prepare(stage: &Stage, act: Act, lasting: bool) -> Self {
-        let shop = &stage.shop;
         let key = format!("{act:?}-{lasting}");
         let apart = if lasting { 10_00 } else { 0 };
         let (whole, part) = (act.whole() + apart, act.part());
@@ -151,7 +150,7 @@ impl Cell {
         if act.is_create() {
             return cell;
         }
-        let pay = async |key: &str| match act {
+        let pay = async |shop: &Caller, key: &str| match act {
             Act::Capture | Act::VoidHold | Act::VoidCaptured | Act::RefundCaptured => {
                 shop.authorize(key, whole).await
             }
@@ -170,9 +169,11 @@ impl Cell {
         cell.parent = text(&parent.body["operation"]["upstream_reference"]);
         if act.is_after_capture() {
             let key = format!("{}-captured", cell.key);
-            let path = format!("/v1/payments/{}/captures", parent.payment());
-            let captured = shop.until_final(&path, &key, &amount(CAPTURED)).await;
-            let capture = text(&captured.expect(201).body["operation"]["upstream_reference"]);
+            let payment = parent.payment();
+            let capture =
+                async |shop: &Caller, key: &str| shop.capture(key, &payment, CAPTURED).await;
+            let captured = stage.approved(&key, capture).await;
+            let capture = text(&captured.body["operation"]["upstream_reference"]);
             // What is voided or returned is the sale that the capture made.
             let books = stage.connexpay().books();
             let sales = books.of(EntryKind::Sale);
@@ -183,7 +184,7 @@ impl Cell {
             cell.parent.clone_from(&sale.guid);
         }
         let of = format!("/v1/operations/{}", parent.operation());
-        cell.reference = text(&shop.get(&of).await.expect(200).body["reference"]);
+        cell.reference = text(&stage.shop.get(&of).await.expect(200).body["reference"]);
         cell
     }
 

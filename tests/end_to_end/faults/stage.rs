@@ -1,23 +1,23 @@
 //! Where cells are played: a gateway with scaled spans, the control transactions, and the comparison in the end.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use gateway_core::connector::NotSent;
-use gateway_core::operation::{State, StateName};
-use gateway_core::store::EventKind;
+use gateway_core::operation::State;
+use gateway_http::assemble::Seams;
 use sandbox::simulators::connexpay::ConnexPay;
 use sandbox::simulators::{Fault, Kind, Upstream};
 use sandbox::stack::{Stalls, eventually, unix_ms};
-use sandbox::world::{Caller, Records, Reply, Running, Tolerance, World, sale};
+use sandbox::world::{Caller, Records, Reply, Running, Tolerance, World, WorldConfig, sale};
+use tokio::sync::Mutex;
 
 use super::act::Act;
 use super::cells::{Cell, Expected, Final};
 
 /// How long an outcome may take, repeats and the scaled horizon included.
 pub(super) const PATIENCE: Duration = Duration::from_secs(40);
-/// Keys that a busy machine may cost before a payment to begin with is there.
-const TRIES_MAX: usize = 5;
 
 /// How often a machine that stood still may cost one key its beat.
 const STOOD_STILL_MAX: usize = 2;
@@ -36,6 +36,12 @@ pub(super) struct Pace {
 }
 
 impl Pace {
+    /// What a test begins with is not what it is about: a time-out there is a failure.
+    const UNHURRIED: Self = Self {
+        timeout: 30,
+        wait: 40,
+        horizon: 80,
+    };
     /// No timeout is meant to pass, on a busy machine either.
     pub(super) const PATIENT: Self = Self {
         timeout: 8,
@@ -60,6 +66,16 @@ impl Pace {
         wait: 4,
         horizon: 8,
     };
+
+    fn put_into(self, config: &mut WorldConfig) {
+        let seconds = |count: u64| format!("{count}s");
+        let Self {
+            timeout,
+            wait,
+            horizon,
+        } = self;
+        config.set_spans(&seconds(timeout), &seconds(wait), &seconds(horizon));
+    }
 }
 
 /// An answer, and the time that it took.
@@ -71,7 +87,7 @@ pub(super) struct Answer {
     pub(super) stood_still: Duration,
 }
 
-/// One world with one gateway.
+/// One world with one gateway, and one more while payments are prepared.
 #[derive(Debug)]
 pub(super) struct Stage {
     pub(super) world: World,
@@ -80,6 +96,8 @@ pub(super) struct Stage {
     pub(super) pace: Pace,
     stalls: Stalls,
     gateway: Running,
+    /// Makes what tests begin with, until something is about to go wrong.
+    unhurried: Mutex<Option<Arc<Running>>>,
 }
 
 impl Stage {
@@ -87,19 +105,16 @@ impl Stage {
     /// found something.
     pub(super) async fn with_controls(world: World, pace: Pace) -> Self {
         let stage = Self::bare(world, pace).await;
-        let shop = &stage.shop;
-        let sold = async |key: &str| shop.pay(key, &sale(150_00)).await;
+        let sold = async |shop: &Caller, key: &str| shop.pay(key, &sale(150_00)).await;
         stage.approved("control-sale", sold).await;
-        let held = async |key: &str| shop.authorize(key, 151_00).await;
+        let held = async |shop: &Caller, key: &str| shop.authorize(key, 151_00).await;
         stage.approved("control-hold", held).await;
         stage
     }
 
     /// The account's books are empty.
     pub(super) async fn bare(mut world: World, pace: Pace) -> Self {
-        world.config.upstream_timeout = format!("{}s", pace.timeout);
-        world.config.wait_max = format!("{}s", pace.wait);
-        world.config.horizon = format!("{}s", pace.horizon);
+        pace.put_into(&mut world.config);
         let gateway = world.gateway().await;
         Self {
             shop: world.caller(&gateway.url),
@@ -107,15 +122,26 @@ impl Stage {
             pace,
             stalls: Stalls::watch(),
             gateway,
+            unhurried: Mutex::default(),
             world,
         }
     }
 
-    /// The answer to one key. A process that cannot beat in time, because the machine stands still, says so and sends nothing:
-    /// the record must show it, and once it beats again the same key is asked anew.
+    /// The answer to one key.
     pub(super) async fn answer(&self, key: &str, ask: impl AsyncFn() -> Reply) -> Answer {
+        self.answer_of(&self.gateway, key, ask).await
+    }
+
+    /// The answer of a gateway. A process that cannot beat in time, because the machine stands still, says so and sends nothing:
+    /// the record must show it, and once it beats again the same key is asked anew.
+    async fn answer_of(
+        &self,
+        gateway: &Running,
+        key: &str,
+        ask: impl AsyncFn() -> Reply,
+    ) -> Answer {
         for _ in 0..=STOOD_STILL_MAX {
-            let beating = async || self.gateway.engine.is_beating().then_some(());
+            let beating = async || gateway.engine.is_beating().then_some(());
             let beating = eventually(PATIENCE, "a beat", beating).await;
             beating.expect("a process that beats");
             let (from, began) = (unix_ms(), Instant::now());
@@ -142,29 +168,27 @@ impl Stage {
         panic!("{key} was given back for want of a beat more than {STOOD_STILL_MAX} times")
     }
 
-    /// A payment to begin with, under one key after the other: a busy machine may exceed the scaled timeout by itself, and
-    /// nothing else is excused.
-    pub(super) async fn approved(&self, name: &str, pay: impl AsyncFn(&str) -> Reply) -> Reply {
-        for attempt in 0..TRIES_MAX {
-            let key = format!("{name}-{attempt}");
-            let Answer { reply, .. } = self.answer(&key, async || pay(&key).await).await;
-            if reply.status == 201 {
-                return reply;
-            }
-            let timeline = self.records.timeline(&key).await;
-            let sent = timeline.iter().find(|event| {
-                event.kind == EventKind::Transition && event.to == Some(StateName::Unknown)
-            });
-            let calls = sent.and_then(|event| event.evidence["calls"].as_array());
-            let last = calls.and_then(|calls| calls.last());
-            assert!(
-                last.is_some_and(|call| call["ended"] == "timed_out"),
-                "{key} was answered {} {} and did not time out: {timeline:#?}",
-                reply.status,
-                reply.problem()
-            );
+    /// What a test begins with, by a gateway that is in no hurry: nothing but success will do.
+    pub(super) async fn approved(
+        &self,
+        key: &str,
+        pay: impl AsyncFn(&Caller, &str) -> Reply,
+    ) -> Reply {
+        let gateway = self.unhurried().await;
+        let shop = self.shop.at(&gateway.url);
+        let answer = self.answer_of(&gateway, key, async || pay(&shop, key).await);
+        answer.await.reply.expect(201)
+    }
+
+    async fn unhurried(&self) -> Arc<Running> {
+        let mut unhurried = self.unhurried.lock().await;
+        if let Some(gateway) = &*unhurried {
+            return Arc::clone(gateway);
         }
-        panic!("{name}: {TRIES_MAX} keys timed out")
+        let mut config = self.world.config.clone();
+        Pace::UNHURRIED.put_into(&mut config);
+        let gateway = self.world.gateway_of(&config, Seams::default()).await;
+        Arc::clone(unhurried.insert(Arc::new(gateway)))
     }
 
     pub(super) fn connexpay(&self) -> &Upstream<ConnexPay> {
@@ -188,7 +212,16 @@ impl Stage {
     }
 
     pub(super) async fn strike(&self, faults: Vec<Fault>) {
-        let struck = self.connexpay().set_faults(faults, 7).await;
+        self.strike_seeded(faults, 7).await;
+    }
+
+    /// From here on there is one gateway.
+    pub(super) async fn strike_seeded(&self, faults: Vec<Fault>, seed: u64) {
+        let unhurried = self.unhurried.lock().await.take();
+        if let Some(gateway) = unhurried.and_then(Arc::into_inner) {
+            gateway.stopped().await;
+        }
+        let struck = self.connexpay().set_faults(faults, seed).await;
         struck.expect("faults that make sense");
     }
 

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use sandbox::simulators::connexpay::{SANDBOX_CARDS, verb};
 use sandbox::simulators::{Fault, Kind};
 use sandbox::stack::eventually;
-use sandbox::world::{Reply, World, amount, sale};
+use sandbox::world::{Caller, Reply, World, amount, sale};
 use serde_json::{Value, json};
 
 use super::stage::{Pace, Stage};
@@ -126,33 +126,29 @@ async fn weather(world: World, seed: u64) {
         let mut body = sale(300_00 + n * 100);
         body["card"]["number"] = json!(number);
         body["card"]["cvv"] = json!(cvv);
-        let paid = Intent::new("/v1/payments", format!("settled-{n}"), body);
-        paid.until_final(&stage).await
+        let pay = async |shop: &Caller, key: &str| shop.pay(key, &body).await;
+        stage.approved(&format!("settled-{n}"), pay).await
     }))
     .await;
     stage.connexpay().settle().expect("the books to be written");
-    let struck = stage.connexpay().set_faults(faults(), seed).await;
-    struck.expect("faults that make sense");
+    stage.strike_seeded(faults(), seed).await;
 
-    let refunds = settled
-        .iter()
-        .filter(|paid| paid.status == 201)
-        .map(async |paid| {
-            // Three at once, of which two fit.
-            let refunds = (0..3).map(async |n| {
-                let key = format!("refund-{}-{n}", paid.payment());
-                let refund = Intent::follow_up(&paid.payment(), "refunds", key, amount(120_00));
-                refund.until_final(&stage).await
-            });
-            let statuses: Vec<u16> = join_all(refunds)
-                .await
-                .iter()
-                .map(|reply| reply.status)
-                .collect();
-            let done = statuses.iter().filter(|status| **status == 201).count();
-            assert!(done <= 2, "{statuses:?}");
-            done
+    let refunds = settled.iter().map(async |paid| {
+        // Three at once, of which two fit.
+        let refunds = (0..3).map(async |n| {
+            let key = format!("refund-{}-{n}", paid.payment());
+            let refund = Intent::follow_up(&paid.payment(), "refunds", key, amount(120_00));
+            refund.until_final(&stage).await
         });
+        let statuses: Vec<u16> = join_all(refunds)
+            .await
+            .iter()
+            .map(|reply| reply.status)
+            .collect();
+        let done = statuses.iter().filter(|status| **status == 201).count();
+        assert!(done <= 2, "{statuses:?}");
+        done
+    });
     let sales = (0..PAYMENTS).map(async |n| {
         let paid = Intent::new("/v1/payments", format!("sale-{n}"), sale(100_00 + n * 100));
         let paid = paid.until_final(&stage).await;

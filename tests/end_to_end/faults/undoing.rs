@@ -6,7 +6,7 @@ use gateway_core::operation::{ParkedReason, State};
 use gateway_core::store::Operation;
 use sandbox::simulators::connexpay::{DEVICE_USD, PASSWORD, USERNAME, verb};
 use sandbox::simulators::{Fault, Kind, Selector};
-use sandbox::world::World;
+use sandbox::world::{Caller, World, sale};
 
 use super::act::Act;
 use super::cells::{Cell, Effect, Expected, Final, REPEATED};
@@ -159,7 +159,7 @@ async fn without_a_control_not_found_is_no_answer() {
     cell.ask(&stage).await;
     cell.until_parked(&stage).await;
     cell.stays_parked(&stage).await;
-    let sold = async |key: &str| stage.shop.pay(key, &sandbox::world::sale(150_00)).await;
+    let sold = async |shop: &Caller, key: &str| shop.pay(key, &sale(150_00)).await;
     stage.approved("control", sold).await;
     end(&stage, "no control", cell, DID_NOT_HAPPEN).await;
 }
@@ -277,7 +277,7 @@ async fn a_decline_that_was_lost_is_found() {
     let stage = quick().await;
     let fault = Fault::on(Kind::CommitThenHang, verb::SALE).first(1);
     stage.strike(vec![fault]).await;
-    let mut body = sandbox::world::sale(120_00);
+    let mut body = sale(120_00);
     body["card"]["cvv"] = "123".into();
     let reply = stage
         .shop

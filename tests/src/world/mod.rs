@@ -153,8 +153,13 @@ impl World {
 
     /// A gateway in this process, with a clock or parts of the test's own.
     pub async fn gateway_with(&self, seams: Seams) -> Running {
+        self.gateway_of(&self.config, seams).await
+    }
+
+    /// A gateway in this process, configured otherwise than this world's others.
+    pub async fn gateway_of(&self, config: &WorldConfig, seams: Seams) -> Running {
         let port = reserve_port().expect("a port");
-        let config = self.write_config(port);
+        let config = config.write(port, &self.key, self.folder.path());
         let config = Config::parse(&config).unwrap_or_else(|error| panic!("{error}\n{config}"));
         let listener = gateway_http::server::bind(config.server.listen).expect("the port");
         let pieces = pieces(&config, seams)
