@@ -332,8 +332,10 @@ impl Cell {
                 wrong.push(format!("answered {end:?}, and the books hold {position:?}"));
             }
         }
-        self.compare_time(stage, &record, &mut wrong);
-        self.compare_attempts(stage, &record, &mut wrong).await;
+        let timeline = stage.records.timeline(&self.key).await;
+        self.compare_strike(stage, &timeline, &mut wrong);
+        self.compare_time(stage, &record, &timeline, &mut wrong);
+        self.compare_attempts(&record, &timeline, &mut wrong);
         self.compare_sends(stage, &record, expected.sends_max, &mut wrong);
         (
             format!(

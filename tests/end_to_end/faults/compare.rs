@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use gateway_core::clock::Timestamp;
+use gateway_core::connector::{CallEvidence, Ended};
 use gateway_core::operation::{Failure, State, StateName};
-use gateway_core::store::{EventKind, Operation};
+use gateway_core::store::{Event, EventKind, Operation};
 use sandbox::simulators::connexpay::Position;
-use sandbox::simulators::{Kind, RequestRecord};
+use sandbox::simulators::{Fault, Kind, RequestRecord};
 
 use super::act::{Act, CAPTURED};
 use super::cells::{Cell, Effect, Final};
@@ -91,9 +92,76 @@ impl Cell {
             }
     }
 
+    /// The fault changed what the processor's first answer was taken for: one that only was noted down would not have.
+    pub(super) fn compare_strike(
+        &self,
+        stage: &Stage,
+        timeline: &[Event],
+        wrong: &mut Vec<String>,
+    ) {
+        let Some(fault) = self.fault.as_ref() else {
+            return;
+        };
+        let config = &stage.world.config;
+        if config.resend_identical && self.act.is_create() {
+            return; // It is the second send that was answered. Sends are counted.
+        }
+        let timeout = Duration::from_secs(stage.pace.timeout).as_millis();
+        let struck = match fault.fault {
+            Kind::Http429 if config.trust_429 => StateName::NotSent,
+            Kind::Decline422 | Kind::Decline2xx => StateName::Declined,
+            Kind::TokenExpired => StateName::Approved,
+            Kind::SlowDrip if u128::from(fault.delay_ms.unwrap_or_default()) < timeout => {
+                StateName::Approved
+            }
+            _ => StateName::Unknown,
+        };
+        let mut ends = timeline
+            .iter()
+            .filter(|event| event.from == Some(StateName::Recorded))
+            .filter_map(|event| event.to)
+            // Given back, by a machine that stood still.
+            .filter(|to| *to != StateName::NotSent || struck == StateName::NotSent);
+        let first = ends.next();
+        if first != Some(struck) {
+            wrong.push(format!("{} left it {first:?}", fault.fault.name()));
+        }
+    }
+
+    /// Past the horizon, the first check that is answered to the end is the last; but for one that was under way already,
+    /// and for what was parked because the answers told too little.
+    fn compare_checks(horizon: Timestamp, timeline: &[Event], wrong: &mut Vec<String>) {
+        if timeline
+            .iter()
+            .any(|event| event.to == Some(StateName::Parked))
+        {
+            return;
+        }
+        let answered = |check: &&Event| {
+            let calls: Vec<CallEvidence> =
+                serde_json::from_value(check.evidence["calls"].clone()).expect("evidence");
+            let mut calls = calls.iter().peekable();
+            calls.peek().is_some()
+                && calls.all(|call| call.at >= horizon && call.ended == Ended::Complete)
+        };
+        let checks = timeline
+            .iter()
+            .filter(|event| event.kind == EventKind::Checked);
+        for check in checks.filter(answered).skip(1) {
+            let (at, reason) = (check.at, &check.reason);
+            wrong.push(format!("asked at {at}, past {horizon}, in vain: {reason}"));
+        }
+    }
+
     /// Callers are not kept past their wait, and nothing is called failed before it can no longer happen, nor after the time
     /// that the first caller was told.
-    pub(super) fn compare_time(&self, stage: &Stage, record: &Operation, wrong: &mut Vec<String>) {
+    pub(super) fn compare_time(
+        &self,
+        stage: &Stage,
+        record: &Operation,
+        timeline: &[Event],
+        wrong: &mut Vec<String>,
+    ) {
         let wait = Duration::from_secs(stage.pace.wait);
         let Answer {
             took, stood_still, ..
@@ -125,6 +193,7 @@ impl Cell {
             let resolves_by = record.resolves_by();
             wrong.push(format!("failed at {settled}, and was due by {resolves_by}"));
         }
+        Self::compare_checks(record.late_after, timeline, wrong);
         let promised = self.first().reply.body["resolves_by"].as_str();
         let promised = promised.map(|text| Timestamp::parse(text).expect("an instant"));
         // A repeat moves the end of a follow-up.
@@ -134,14 +203,13 @@ impl Cell {
     }
 
     /// Each attempt but the last was given back, and all of them carry one reference.
-    pub(super) async fn compare_attempts(
+    pub(super) fn compare_attempts(
         &self,
-        stage: &Stage,
         record: &Operation,
+        timeline: &[Event],
         wrong: &mut Vec<String>,
     ) {
-        let events = stage.records.events(&self.key, EventKind::Transition).await;
-        let given_back = events
+        let given_back = timeline
             .iter()
             .filter(|event| event.to == Some(StateName::NotSent));
         let given_back = u32::try_from(given_back.count()).expect("few");
@@ -181,9 +249,15 @@ impl Cell {
             .iter()
             .filter(|record| self.is_mine(record))
             .collect();
-        let struck = |fault: &str| mine.iter().any(|one| one.fault.as_deref() == Some(fault));
+        let struck = |fault: &Fault| {
+            let name = fault.fault.name();
+            mine.iter().any(|one| {
+                one.fault.as_ref() == Some(&name)
+                    && (fault.fault != Kind::TokenExpired || one.status == Some(401))
+            })
+        };
         if let Some(fault) = &self.fault
-            && !struck(&fault.fault.name())
+            && !struck(fault)
         {
             wrong.push(format!("{} did not strike", fault.fault.name()));
         }

@@ -4,7 +4,7 @@ mod stage;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::stage::{Stage, found, late_sale, past_horizon, plain, refusal, until};
 use super::scan::Resolver;
@@ -322,6 +322,25 @@ async fn an_operation_of_an_account_that_is_gone_is_parked_past_its_horizon() {
         assert_eq!(checked.checks, checks);
         assert!(pause(&checked) > Duration::from_mins(1));
     }
+}
+
+/// However long the usual pause is: callers were told by when it ends.
+#[tokio::test]
+async fn the_end_of_the_horizon_has_a_check_of_its_own() {
+    let stage = Stage::new(plain()).await;
+    let near = Intent {
+        late_arrival_horizon: Duration::from_secs(20),
+        ..late_sale("near")
+    };
+    let open = stage.lost(near).await;
+    let began = Instant::now();
+    let checked = stage.check(open.id).await;
+    let due = checked.due_at.expect("a next check");
+    let (from, took) = (checked.late_after, began.elapsed());
+    assert!(
+        due >= from && due <= from + took + Duration::from_millis(10),
+        "{due}, and the horizon ends at {from}"
+    );
 }
 
 #[tokio::test]
