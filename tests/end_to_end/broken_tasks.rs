@@ -50,7 +50,7 @@ async fn a_payment_whose_task_panics_is_resolved_after_its_deadline() {
         ("hold", hold),
     ];
     for (key, body) in &payments {
-        let reply = shop.post_waiting("/v1/payments", key, body, "1").await;
+        let reply = shop.post_waiting("/v1/payments", key, body, "2").await;
         assert_eq!(reply.status, 504, "{key}: {}", reply.body);
         assert_eq!(reply.body["money_moved"], "unknown");
     }

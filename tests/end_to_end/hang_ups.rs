@@ -72,7 +72,7 @@ async fn nothing_is_sent_after_the_callers_wait_has_ended() {
         .await;
     let shop = world.caller(&gateway.url);
     let left = shop
-        .post_waiting("/v1/payments", "k", &sale(10_00), "1")
+        .post_waiting("/v1/payments", "k", &sale(10_00), "2")
         .await;
     assert_eq!(left.status, 504, "{}", left.body);
     turnstile.open();

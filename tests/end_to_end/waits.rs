@@ -30,7 +30,7 @@ async fn a_follow_up_waits_for_the_one_before_it() {
         gate.reached(1).await.expect("sent");
         let second = spawn(&shop, &path, "k-3", 30_00);
         waiting(&gateway, 1).await;
-        let third = shop.post_waiting(&path, "k-4", &amount(30_00), "0.3").await;
+        let third = shop.post_waiting(&path, "k-4", &amount(30_00), "1").await;
         let third = third.expect(409);
         assert_eq!(third.problem(), "payment-busy", "Redis: {with_redis}");
         assert_eq!(
@@ -195,7 +195,7 @@ async fn a_follow_up_waits_for_the_charge_itself() {
         .to_owned();
     let path = format!("/v1/payments/{payment}/voids");
     let impatient = shop
-        .post_waiting(&path, "k-2", &json!({}), "0.3")
+        .post_waiting(&path, "k-2", &json!({}), "1")
         .await
         .expect(409);
     assert_eq!(

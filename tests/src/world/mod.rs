@@ -1,7 +1,7 @@
 //! A whole world for a test: simulated processor, ledger, lock, and as many gateways as it wants, on real sockets.
 //!
-//! Spans are scaled: the upstream times out after one second, callers wait at most four, nothing can arrive after six, and
-//! unknown outcomes are checked from 200 ms on.
+//! Spans are scaled: the upstream times out after three seconds, which even a busy machine rarely needs, callers wait at most
+//! six, nothing can arrive after ten, and unknown outcomes are checked from 200 ms on.
 
 mod around;
 mod caller;

@@ -193,9 +193,9 @@ async fn who_does_not_read_its_answer_loses_its_place() {
         None,
         Bounds {
             connections_max: 1,
-            connection_age_max: Duration::from_millis(50),
-            header_read_timeout: Duration::from_millis(50),
-            request_max: Duration::from_millis(50),
+            connection_age_max: Duration::from_millis(500),
+            header_read_timeout: Duration::from_millis(500),
+            request_max: Duration::from_millis(500),
             ..BOUNDS
         },
     );
@@ -212,7 +212,7 @@ async fn who_does_not_read_its_answer_loses_its_place() {
 #[tokio::test]
 async fn an_old_connection_is_closed_after_an_answer() {
     let bounds = Bounds {
-        connection_age_max: Duration::from_millis(50),
+        connection_age_max: Duration::from_secs(1),
         ..BOUNDS
     };
     let server = start(hello(), None, bounds);

@@ -72,7 +72,7 @@ async fn without_redis_it_starts_and_answers_at_once_that_it_is_down() {
 async fn a_silent_redis_costs_one_command_and_then_nothing_until_it_is_back() {
     let door = Door::open().await;
     let options = RedisLockOptions {
-        command_timeout: Duration::from_millis(500),
+        command_timeout: Duration::from_secs(2),
         probe_every: Duration::from_hours(1), // The failure is found by the command, not by the probe.
         ..RedisLockOptions::default()
     };
