@@ -18,7 +18,12 @@ fn traced(world: &mut World, endpoint: &str, sampled: &str) {
 }
 
 async fn pay_in(shop: &Caller, key: &str, trace: &str) -> Reply {
-    let headers = [("idempotency-key", key), ("traceparent", trace)];
+    // What else a caller's tracing says is its own business.
+    let headers = [
+        ("idempotency-key", key),
+        ("traceparent", trace),
+        ("tracestate", "shop=untold"),
+    ];
     shop.post_with("/v1/payments", sale(10_00).to_string(), &headers)
         .await
         .expect(201)
@@ -32,7 +37,7 @@ async fn span(collector: &Collector, name: &str) -> CollectedSpan {
     found.await.expect("a span")
 }
 
-/// The processor's call hangs below the request, and the request below its caller's span.
+/// The processor's call hangs below the operation, that below the request, and the request below its caller's span.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payment_is_one_trace_from_its_caller_to_the_processor() {
     let collector = Collector::start().await.expect("a collector");
@@ -54,7 +59,15 @@ async fn a_payment_is_one_trace_from_its_caller_to_the_processor() {
         assert_eq!(request.attribute(name), Some(value), "{name}");
     }
     let call = span(&collector, "POST /sales").await;
-    assert_eq!((&call.trace, &call.parent), (&request.trace, &request.id));
+    let work = span(&collector, "operation").await;
+    assert_eq!((&call.trace, &call.parent), (&request.trace, &work.id));
+    assert_eq!((&work.trace, &work.parent), (&request.trace, &request.id));
+    assert_eq!(work.attribute("payment.operation.id"), Some(&*operation));
+    assert!(
+        [&request, &work, &call]
+            .iter()
+            .all(|span| span.state.is_empty())
+    );
     assert_eq!(call.attribute("http.response.status_code"), Some("200"));
     assert_eq!(call.attribute("server.address"), Some("127.0.0.1"));
     world.audit().await;
@@ -87,8 +100,8 @@ async fn only_what_was_chosen_is_traced() {
     }
 }
 
-/// A collector that takes connections and says nothing costs spans, never a payment, and no more than one attempt at the
-/// end of the process.
+/// A collector that takes connections and says nothing costs spans, never a payment: each is answered within its caller's wait,
+/// which is shorter than one attempt to hand spans over. Nor does the end of the process wait for such an attempt.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_collector_delays_neither_payments_nor_the_end() {
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -101,14 +114,23 @@ async fn a_silent_collector_delays_neither_payments_nor_the_end() {
     );
     let mut gateway = world.process("traced").await;
     let shop = world.caller(gateway.base_url());
-    // More than the queue holds: two spans each, and those of the probes.
-    for number in 0..300 {
-        shop.pay(&format!("untold-{number}"), &sale(10_00))
-            .await
-            .expect(201);
+    // An attempt holds 512, and as many wait: whatever comes after them is dropped.
+    let full = eventually(PATIENCE, "the queue to be full", async || {
+        for _ in 0..100 {
+            shop.get("/nowhere").await.expect(404);
+        }
+        let log = gateway.output().expect("its log");
+        log.contains("BatchSpanProcessor.SpanDroppingStarted")
+            .then_some(())
+    });
+    full.await.expect("a bound");
+    for number in 0..20 {
+        let key = format!("untold-{number}");
+        shop.pay(&key, &sale(10_00)).await.expect(201);
     }
     gateway.sigterm().expect("told");
     assert!(gateway.ended(PATIENCE).await.expect("ended").success());
+    // Said by who waited three seconds; had it waited for the attempt, there would be nothing to say.
     let log = gateway.output().expect("its log");
     assert!(
         log.contains("the last spans did not reach the collector"),

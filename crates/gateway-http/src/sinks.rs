@@ -4,9 +4,9 @@ use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use gateway_core::pan_scan::redact;
-use opentelemetry::propagation::TextMapPropagator;
+use http::HeaderValue;
+use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::TracerProvider;
-use opentelemetry_http::HeaderExtractor;
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
@@ -23,8 +23,13 @@ use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use crate::config::{LogFormat, Telemetry, Traces};
 
-/// One attempt to hand spans to the collector. What it does not take in this time is lost, and only that.
+/// One attempt to hand spans to the collector, which the exporter repeats a few times. What it does not take then is lost,
+/// and only that.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// What the last spans may delay the end of the process. Shorter than an attempt: a collector that says nothing is noticed.
+const END_TIMEOUT: Duration = Duration::from_secs(3);
+
+const TRACEPARENT: &str = "traceparent";
 
 /// Why nothing can be told.
 #[derive(Debug, Error)]
@@ -43,13 +48,11 @@ pub struct Sinks {
 }
 
 impl Sinks {
-    /// Hands over the spans that wait. Takes no longer than one attempt: a collector that is away must not keep a
-    /// replica from ending.
+    /// Hands over the spans that wait, for a short time only: a collector that is away must not keep a replica from ending.
     pub async fn end(self) {
         let Some(traces) = self.traces else { return };
         // It waits for the exporter's own thread.
-        let ended =
-            tokio::task::spawn_blocking(move || traces.shutdown_with_timeout(EXPORT_TIMEOUT));
+        let ended = tokio::task::spawn_blocking(move || traces.shutdown_with_timeout(END_TIMEOUT));
         match ended.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the last spans did not reach the collector"),
@@ -86,6 +89,8 @@ pub fn start(config: &Telemetry) -> Result<Sinks, SinkError> {
             .with_threads(false)
             .with_location(false)
             .with_tracked_inactivity(false)
+            .with_error_records_to_exceptions(false)
+            .with_error_fields_to_exceptions(false)
             .with_filter(filter_fn(is_ours))
     });
     tracing_subscriber::registry()
@@ -143,6 +148,7 @@ fn client() -> Result<reqwest::blocking::Client, SinkError> {
         reqwest::blocking::Client::builder()
             .timeout(EXPORT_TIMEOUT)
             // The collector's headers may hold its token: they go to no other host.
+            .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .build()
     });
@@ -153,13 +159,27 @@ fn client() -> Result<reqwest::blocking::Client, SinkError> {
     }
 }
 
+/// The only header that is read. What `tracestate` holds would leave with every span as the caller typed it, and may be
+/// some kilobytes.
+struct Traceparent<'a>(&'a str);
+
+impl Extractor for Traceparent<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        (key == TRACEPARENT).then_some(self.0)
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        vec![TRACEPARENT]
+    }
+}
+
 /// Makes the span a part of its caller's trace, if the caller has one (W3C Trace Context).
 pub(crate) fn continue_trace(span: &Span, headers: &http::HeaderMap) {
     // Most callers' requests come without, and most gateways run without a collector.
-    if !headers.contains_key("traceparent") {
+    let Some(Ok(traceparent)) = headers.get(TRACEPARENT).map(HeaderValue::to_str) else {
         return;
-    }
-    let parent = TraceContextPropagator::new().extract(&HeaderExtractor(headers));
+    };
+    let parent = TraceContextPropagator::new().extract(&Traceparent(traceparent));
     // Nobody listens: then there is nothing to be a part of.
     let _ = span.set_parent(parent);
 }

@@ -90,12 +90,8 @@ fn prepared(mut world: World) -> World {
 
 /// Sends the canary through a gateway process, and searches its log and everything else.
 async fn search_log(world: World, redis_port: Option<u16>) {
-    let collector = Collector::start().await.expect("a collector");
     let mut world = prepared(world);
-    world.config.more = format!(
-        "[telemetry.traces]\nendpoint = \"{}\"\nsampled = 1.0\n",
-        collector.endpoint()
-    );
+    let collector = tell_a_collector(&mut world).await;
     let redis = match redis_port {
         Some(port) => Some(sinks::listen_to_redis(port).await),
         None => None,
@@ -136,10 +132,21 @@ async fn search_log(world: World, redis_port: Option<u16>) {
     assert_clean(&places);
 }
 
+/// From now on gateways that are started hand every span to it.
+async fn tell_a_collector(world: &mut World) -> Collector {
+    let collector = Collector::start().await.expect("a collector");
+    world.config.more = format!(
+        "[telemetry.traces]\nendpoint = \"{}\"\nsampled = 1.0\n",
+        collector.endpoint()
+    );
+    collector
+}
+
 /// What has left the process for the collector, up to a request that comes after all others.
 async fn exported(collector: &Collector, url: &str) -> Vec<u8> {
     let last = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-    let client = reqwest::Client::new();
+    let client = reqwest::Client::builder().no_proxy().build();
+    let client = client.expect("a client");
     let asked = client
         .get(format!("{url}/nowhere"))
         .header("traceparent", last);
@@ -220,6 +227,7 @@ async fn no_trace_of_a_card_is_left_in_spans_on_sqlite() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_trace_of_a_card_is_left_where_ledger_lock_and_process_break() {
     let mut world = prepared(World::new().await.with_own_redis().await);
+    let collector = tell_a_collector(&mut world).await;
     // Beside each error it writes down whatever brought it about.
     world.config.log_format = "text".into();
     let mut redis = world.redis.take().expect("asked for");
@@ -255,6 +263,10 @@ async fn no_trace_of_a_card_is_left_where_ledger_lock_and_process_break() {
     places.push(Place {
         name: "log",
         text: log,
+    });
+    places.push(Place {
+        name: "exported spans",
+        text: exported(&collector, &heir.base_url).await,
     });
     assert_clean(&places);
 }

@@ -346,6 +346,21 @@ impl<'a> Visitor<'a> {
             payments()
                 .header("idempotency-key", "k")
                 .header("content-encoding", number),
+            // A trace that its caller keeps, and what its tracing says besides.
+            payments()
+                .header("idempotency-key", "traced")
+                .header(
+                    "traceparent",
+                    "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+                )
+                .header("tracestate", format!("shop={number}")),
+            post("/nowhere")
+                .header(
+                    "traceparent",
+                    "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+                )
+                .header("tracestate", format!("shop={number}"))
+                .header("baggage", format!("card={number}")),
             payments(),
             post(&format!("/v1/payments/{number}/refunds")).header("idempotency-key", "k"),
             post(&format!("/{number}")),

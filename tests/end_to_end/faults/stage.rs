@@ -215,12 +215,17 @@ impl Stage {
         self.strike_seeded(faults, 7).await;
     }
 
-    /// From here on there is one gateway.
-    pub(super) async fn strike_seeded(&self, faults: Vec<Fault>, seed: u64) {
-        let unhurried = self.unhurried.lock().await.take();
-        if let Some(gateway) = unhurried.and_then(Arc::into_inner) {
+    /// Ends the one that is in no hurry, if there is one: its resolver would help.
+    pub(super) async fn one_gateway(&self) {
+        if let Some(unhurried) = self.unhurried.lock().await.take() {
+            let gateway = Arc::into_inner(unhurried).expect("nobody pays by it any more");
             gateway.stopped().await;
         }
+    }
+
+    /// From here on there is one gateway.
+    pub(super) async fn strike_seeded(&self, faults: Vec<Fault>, seed: u64) {
+        self.one_gateway().await;
         let struck = self.connexpay().set_faults(faults, seed).await;
         struck.expect("faults that make sense");
     }

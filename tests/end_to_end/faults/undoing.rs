@@ -161,6 +161,7 @@ async fn without_a_control_not_found_is_no_answer() {
     cell.stays_parked(&stage).await;
     let sold = async |shop: &Caller, key: &str| shop.pay(key, &sale(150_00)).await;
     stage.approved("control", sold).await;
+    stage.one_gateway().await;
     end(&stage, "no control", cell, DID_NOT_HAPPEN).await;
 }
 

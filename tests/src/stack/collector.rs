@@ -34,6 +34,8 @@ pub struct CollectedSpan {
     pub id: String,
     /// Empty where there is none.
     pub parent: String,
+    /// As of `tracestate`.
+    pub state: String,
     attributes: Vec<(String, String)>,
 }
 
@@ -120,6 +122,7 @@ fn collected(span: Span) -> CollectedSpan {
         trace: hexadecimal(&span.trace_id),
         id: hexadecimal(&span.span_id),
         parent: hexadecimal(&span.parent_span_id),
+        state: span.trace_state,
         attributes: attributes.collect(),
     }
 }

@@ -49,7 +49,12 @@ impl Engine {
         // A task of its own: what it commits must be known to the payment's task here, whether its caller still waits or
         // not. It ends with the ledger's own patience, so that a client's rate bounds how many there are.
         let wish = async move { shared.cancel(client, key).await };
-        match tokio::time::timeout_at(until, task::spawn(wish.in_current_span())).await {
+        match tokio::time::timeout_at(
+            until,
+            task::spawn(wish.instrument(tracing::info_span!("cancellation"))),
+        )
+        .await
+        {
             Ok(Ok(outcome)) => outcome,
             // It may be recorded by now, or later.
             Ok(Err(_)) | Err(_) => CancelOutcome::LedgerUnavailable,

@@ -5,7 +5,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tracing::Instrument;
+use tracing::field::{Empty, display};
+use tracing::{Instrument, Span};
 
 use super::{Account, DEADLINE_SLACK, Engine, Outcome, Permit, Refusal, Shared, Wait, account};
 use crate::connector::{Fault, NotSent, Payer};
@@ -42,6 +43,11 @@ pub struct CreateRequest {
     pub wait: Option<Duration>,
 }
 
+/// Of an operation's task, below its request's: the task outlives its caller's wait. Named once there is a record.
+pub(super) fn operation_span() -> Span {
+    tracing::info_span!("operation", payment.operation.id = Empty)
+}
+
 /// What a payment's task reports first.
 #[derive(Debug)]
 pub(super) enum Begun {
@@ -67,7 +73,7 @@ impl Engine {
         let (begun, begins) = oneshot::channel();
         // From here on the caller may leave: the task goes on, and the record tells.
         let task = Arc::clone(shared).run_create(account, intent, payer, wait, permit, begun);
-        task::spawn(task.in_current_span());
+        task::spawn(task.instrument(operation_span()));
         shared.follow(begins, wait).await
     }
 }
@@ -166,6 +172,7 @@ impl Shared {
         begun: Option<oneshot::Sender<Begun>>,
         cancelled: Option<&AtomicBool>,
     ) {
+        Span::current().record("payment.operation.id", display(operation.id));
         let at_work = self.waiters.at_work(&operation);
         if let Some(begun) = begun {
             let _ = begun.send(Begun::Running(Box::new(operation.clone())));

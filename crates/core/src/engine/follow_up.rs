@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use super::create::{Begun, answers, not_new};
+use super::create::{Begun, answers, not_new, operation_span};
 use super::{
     Account, DEADLINE_SLACK, Engine, Outcome, Permission, Permit, Refusal, Shared, Wait, account,
     by,
@@ -113,7 +113,7 @@ impl Engine {
         let (begun, begins) = oneshot::channel();
         let task =
             Arc::clone(shared).run_follow_up(account, capabilities, intent, wait, place, begun);
-        task::spawn(task.in_current_span());
+        task::spawn(task.instrument(operation_span()));
         shared.follow(begins, wait).await
     }
 }
