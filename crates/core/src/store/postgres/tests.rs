@@ -312,16 +312,19 @@ async fn an_error_of_the_database_tells_its_code_and_none_of_its_words() {
     ledger.end().await;
 }
 
-/// Nor does it remark on rows beside its answers.
+/// Nor does it remark on rows beside its answers, nor compile what it runs.
 #[tokio::test]
-async fn the_database_remarks_nothing() {
+async fn the_database_remarks_and_compiles_nothing() {
     let ledger = fresh().await;
     let mut lease = ledger.store.work.lease().await.expect("a connection");
-    let heard: String = sqlx::query_scalar("show client_min_messages")
-        .fetch_one(&mut *lease)
-        .await
-        .expect("a setting");
-    assert_eq!(heard, "error");
+    for (setting, expected) in [("client_min_messages", "error"), ("jit", "off")] {
+        let show = sqlx::AssertSqlSafe(format!("show {setting}"));
+        let found: String = sqlx::query_scalar(show)
+            .fetch_one(&mut *lease)
+            .await
+            .expect("a setting");
+        assert_eq!(found, expected, "{setting}");
+    }
     lease.done();
     ledger.end().await;
 }
