@@ -296,16 +296,18 @@ fn assert_in_time(
 /// Any window of a three-hundredth of the age holds at most two ends.
 fn assert_one_by_one(connections: &[ConnectionRecord], stalls: &Stalls, from: u64, to: u64) {
     let window = millis(AGE) / 300;
+    // What an end may come late, and the processor see it late, without a stall that is noted.
+    let seen_late = 40;
     let mut ends: Vec<u64> = connections.iter().filter_map(closed_at).collect();
     ends.retain(|end| (from..=to).contains(end));
     ends.sort_unstable();
     for (first, begins) in ends.iter().enumerate() {
         let held = ends[first..]
             .iter()
-            .take_while(|end| **end < begins + window);
+            .take_while(|end| **end < begins + window - seen_late);
         // Ends that came due while nothing ran are seen together afterwards.
         let stall = millis(stalls.longest(begins.saturating_sub(window), begins + window + 500));
-        let most = 2 * (1 + usize::try_from(stall / window).expect("few"));
+        let most = 2 * (1 + usize::try_from(stall.div_ceil(window)).expect("few"));
         assert!(
             held.clone().count() <= most,
             "together: {:?}",
