@@ -47,7 +47,8 @@ impl Checking<'_> {
         reason: &'static str,
         parked: ParkedReason,
     ) -> Result<(), Stop> {
-        if self.operation.past_horizon() {
+        let has_time = self.shared.next_within_promise(&self.operation).is_some();
+        if self.operation.past_horizon() && !has_time {
             self.park(parked, reason).await
         } else {
             self.again(reason).await

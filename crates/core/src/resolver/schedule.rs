@@ -6,7 +6,12 @@ use serde_json::json;
 
 use crate::connector::CallEvidence;
 use crate::engine::Shared;
-use crate::store::{Check, Operation, StoreError};
+use crate::operation::StateName;
+use crate::store::{Check, Operation, RESOLVE_SLACK, StoreError};
+
+/// The last check past the horizon: one that begins then still ends by the time that callers were promised.
+const LAST_CHECK: Duration = Duration::from_secs(25);
+const _: () = assert!(LAST_CHECK.as_secs() < RESOLVE_SLACK.as_secs());
 
 /// When unknown operations are checked, and how many at once.
 #[derive(Clone, Debug)]
@@ -49,6 +54,14 @@ impl ResolverOptions {
             _ => self.repeat_every,
         }
     }
+
+    /// From a check at `past`, counted from the horizon, until the next that still keeps what callers were promised: one
+    /// question whose answer was lost is no reason to wake a person.
+    pub(super) fn within_promise(&self, past: Duration) -> Option<Duration> {
+        let promised = self.schedule.iter().filter(|at| **at <= RESOLVE_SLACK);
+        let mut checks = promised.map(|at| (*at).min(LAST_CHECK));
+        checks.find(|at| *at > past)?.checked_sub(past)
+    }
 }
 
 impl Shared {
@@ -64,6 +77,9 @@ impl Shared {
         if !to_horizon.is_zero() && to_horizon < after {
             after = to_horizon + Duration::from_millis(1);
         }
+        if let Some(soon) = self.next_within_promise(operation) {
+            after = after.min(soon);
+        }
         let check = Check {
             operation: operation.id,
             epoch: operation.epoch,
@@ -73,5 +89,29 @@ impl Shared {
             reason,
         };
         self.store.reschedule(&check).await.map(|_| ())
+    }
+
+    /// Past its horizon, and unknown: until the next check, where there is time for one before it must be parked.
+    pub(super) fn next_within_promise(&self, operation: &Operation) -> Option<Duration> {
+        let is_open = operation.past_horizon() && operation.state.name() == StateName::Unknown;
+        let past = operation.read_at.since(operation.late_after);
+        is_open.then(|| self.options.resolver.within_promise(past))?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn past_the_horizon_the_schedule_runs_once_more_and_ends_in_time() {
+        let within = |past| ResolverOptions::default().within_promise(Duration::from_millis(past));
+        let millis = Duration::from_millis;
+        assert_eq!(within(0), Some(millis(2_000)));
+        assert_eq!(within(2_100), Some(millis(2_900)));
+        assert_eq!(within(14_000), Some(millis(1_000)));
+        assert_eq!(within(15_000), Some(millis(10_000)));
+        assert_eq!(within(25_000), None);
+        assert_eq!(within(29_000), None);
     }
 }

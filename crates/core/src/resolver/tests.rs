@@ -298,6 +298,36 @@ async fn a_cancellation_behind_a_parked_refund_needs_review() {
 }
 
 #[tokio::test]
+async fn a_question_lost_at_the_horizon_is_asked_again_before_a_person_is_told() {
+    // Long enough to be read before it has passed, and within what callers are promised.
+    let soon = Duration::from_secs(20);
+    let stage = Stage::asking_after(plain(), vec![soon]).await;
+    let nobody = || Finding::CouldNotAsk {
+        detail: "no answer".to_owned(),
+    };
+    stage.says(|said| said.look_up = Some(nobody()));
+    let lost = stage.lost(late_sale("k")).await;
+    let checked = stage.check(lost.id).await;
+    assert_eq!(checked.state, lost.state);
+    assert!(pause(&checked) <= soon, "{:?}", pause(&checked));
+
+    stage.says(|said| said.look_up = Some(Finding::NotFound { conclusive: true }));
+    let failed = State::Failed {
+        failure: Failure::DidNotHappen,
+    };
+    assert_eq!(stage.check(lost.id).await.state, failed);
+
+    // Beyond the promise a person is told.
+    let stage = Stage::asking_after(plain(), vec![Duration::from_secs(31)]).await;
+    stage.says(|said| said.look_up = Some(nobody()));
+    let lost = stage.lost(late_sale("k")).await;
+    let parked = State::Parked {
+        parked: ParkedReason::NoAnswer,
+    };
+    assert_eq!(stage.check(lost.id).await.state, parked);
+}
+
+#[tokio::test]
 async fn an_operation_of_an_account_that_is_gone_is_parked_past_its_horizon() {
     let stage = Stage::new(plain()).await;
     let of_nobody = |intent: Intent| Intent {

@@ -155,11 +155,26 @@ impl Stage {
         Self::with(capabilities, EngineOptions::default(), Duration::ZERO).await
     }
 
+    /// That asks again after these spans, and then no more.
+    pub(super) async fn asking_after(capabilities: Capabilities, schedule: Vec<Duration>) -> Self {
+        let options = EngineOptions::default();
+        Self::on_schedule(capabilities, options, Duration::ZERO, schedule).await
+    }
+
     /// With options of the test's own, and an account of this horizon.
     pub(super) async fn with(
         capabilities: Capabilities,
         options: EngineOptions,
         late_arrival_horizon: Duration,
+    ) -> Self {
+        Self::on_schedule(capabilities, options, late_arrival_horizon, vec![PAUSE]).await
+    }
+
+    async fn on_schedule(
+        capabilities: Capabilities,
+        options: EngineOptions,
+        late_arrival_horizon: Duration,
+        schedule: Vec<Duration>,
     ) -> Self {
         let folder = std::env::temp_dir().join(format!("quittance-{}", Uuid::new_v4().simple()));
         std::fs::create_dir(&folder).expect("may write to the temporary folder");
@@ -194,7 +209,7 @@ impl Stage {
         };
         let options = EngineOptions {
             resolver: ResolverOptions {
-                schedule: vec![PAUSE],
+                schedule,
                 repeat_every: PAUSE,
                 scan_every: PAUSE,
                 checks_max: 8,
