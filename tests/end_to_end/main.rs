@@ -18,6 +18,7 @@ mod documents;
 mod drains;
 mod duplicates;
 mod events;
+mod fail_over;
 mod faults;
 mod hang_ups;
 mod harness;

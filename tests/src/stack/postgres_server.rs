@@ -1,4 +1,4 @@
-//! A Postgres of one test's own, to stop and start.
+//! A Postgres of one test's own, to stop and start, and a standby of it.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -23,6 +23,8 @@ pub struct PostgresServer {
     running: Option<Process>, // Before the folder: ended before its folder is removed.
     folder: TempDir,
     port: u16,
+    /// Given at each start, before whatever the cluster's own files say.
+    settings: Vec<String>,
 }
 
 impl PostgresServer {
@@ -30,10 +32,56 @@ impl PostgresServer {
         let folder = tokio::task::spawn_blocking(new_cluster)
             .await
             .doing(|| "making a Postgres cluster".to_owned())??;
+        Self::start_on_some_port(folder, Vec::new()).await
+    }
+
+    /// A standby of this server, which takes reads and follows it. Nobody waits for it, until [`Self::wait_for_standby`].
+    pub async fn start_standby(&self) -> Result<Self, StackError> {
+        let port = self.port.to_string();
+        let folder = tokio::task::spawn_blocking(move || copied_cluster(&port))
+            .await
+            .doing(|| "copying a Postgres cluster".to_owned())??;
+        // The copy holds its primary's settings. Once promoted it has no standby to wait for.
+        let alone = "synchronous_standby_names=".to_owned();
+        Self::start_on_some_port(folder, vec![alone]).await
+    }
+
+    /// From now on no commit is acknowledged before a standby has it on disk, too.
+    pub async fn wait_for_standby(&self) -> Result<(), StackError> {
+        let url = self.admin_url();
+        let doing = || "waiting for the standby".to_owned();
+        execute(&url, "alter system set synchronous_standby_names = '*'")
+            .await
+            .doing(doing)?;
+        execute(&url, "select pg_reload_conf()")
+            .await
+            .doing(doing)?;
+        eventually(START_WAIT, "a synchronous standby", async || {
+            // An error where there is none.
+            const SYNCHRONOUS: &str =
+                "select 1 / count(*) from pg_stat_replication where sync_state = 'sync'";
+            execute(&url, SYNCHRONOUS).await.ok()
+        })
+        .await
+    }
+
+    /// Makes a primary of this standby; returns when it takes writes.
+    pub async fn promote(&self) -> Result<(), StackError> {
+        let url = self.admin_url();
+        execute(&url, "select pg_promote(wait => true)")
+            .await
+            .doing(|| "promoting the standby".to_owned())
+    }
+
+    async fn start_on_some_port(
+        folder: TempDir,
+        settings: Vec<String>,
+    ) -> Result<Self, StackError> {
         let mut server = Self {
             running: None,
             folder,
             port: reserve_port()?,
+            settings,
         };
         for _ in 1..START_COUNT_MAX {
             if server.start().await.is_ok() {
@@ -101,6 +149,9 @@ impl PostgresServer {
         ] {
             command.arg("-c").arg(setting);
         }
+        for setting in &self.settings {
+            command.arg("-c").arg(setting);
+        }
         let mut process = Process::spawn("postgres", self.folder.path(), &mut command)?;
         let url = self.admin_url();
         let started = eventually(START_WAIT, "Postgres to answer", async || {
@@ -163,6 +214,24 @@ fn new_cluster() -> Result<TempDir, StackError> {
     copy_folder(&template, &folder.path().join(DATA))
         .doing(|| format!("copying {}", template.display()))?;
     own(folder.path())?;
+    Ok(folder)
+}
+
+/// A copy of the running cluster at that port, which follows it.
+fn copied_cluster(port: &str) -> Result<TempDir, StackError> {
+    let folder = TempDir::new("standby")?;
+    own(folder.path())?;
+    let copied = server_command("pg_basebackup")?
+        .args(["--host", "127.0.0.1", "--port", port, "--username", USER])
+        .args(["--write-recovery-conf", "--checkpoint", "fast", "--no-sync"])
+        .arg("--pgdata")
+        .arg(folder.path().join(DATA))
+        .output()
+        .doing(|| "starting pg_basebackup".to_owned())?;
+    if !copied.status.success() {
+        let words = String::from_utf8_lossy(&copied.stderr).into_owned();
+        return Err(StackError::new(format!("pg_basebackup: {words}")));
+    }
     Ok(folder)
 }
 

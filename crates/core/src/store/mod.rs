@@ -37,7 +37,7 @@ use crate::payment::{Payment, PaymentStatus, Snapshot};
 
 #[cfg(feature = "contract")]
 pub use self::postgres::statements;
-pub use self::postgres::{PostgresOptions, PostgresStore};
+pub use self::postgres::{PostgresOptions, PostgresStore, each_host};
 pub use self::sqlite::SqliteStore;
 use self::transaction::assert_one_per_payment;
 

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use gateway_core::store::each_host;
 use reqwest::Url;
 
 use super::secret::pick;
@@ -183,12 +184,9 @@ impl Config {
                 "ledger.password_*: SQLite has no password".into()
             });
         } else {
-            bare_url(
-                "ledger.url",
-                &ledger.url,
-                &["postgres", "postgresql"],
-                faults,
-            );
+            for url in each_host(&ledger.url) {
+                bare_url("ledger.url", &url, &["postgres", "postgresql"], faults);
+            }
         }
         pick(
             "ledger.password",

@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use sqlx::{ConnectOptions, Connection};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use super::hosts::each_host;
 use crate::secret::Secret;
 use crate::store::StoreError;
 use crate::store::code::DatabaseCode;
@@ -21,7 +23,7 @@ use crate::task;
 /// Where the ledger is, and how long to wait for it.
 #[derive(Clone, Debug)]
 pub struct PostgresOptions {
-    /// `postgres://user@host:port/database?sslmode=…`
+    /// `postgres://user@host:port/database?sslmode=…`. Of several hosts, `host:port,host:port`, one takes writes at a time.
     pub url: SecretString,
     /// Takes the place of a password in the URL. Read for each new connection.
     pub password: Option<Secret>,
@@ -59,7 +61,10 @@ impl PostgresOptions {
 /// back, whatever the database does meanwhile.
 pub(super) struct Lane {
     name: &'static str,
-    options: PgConnectOptions,
+    /// Where the ledger may be.
+    hosts: Vec<PgConnectOptions>,
+    /// The one that took writes last: the first to be asked again.
+    host: AtomicUsize,
     password: Option<Secret>,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<Idle>>,
@@ -97,31 +102,40 @@ impl Lane {
         planned: Planned,
         options: &PostgresOptions,
     ) -> Result<Self, StoreError> {
-        let mut connect = PgConnectOptions::from_str(options.url.expose_secret())
-            .map_err(|_| StoreError::Refused("the ledger's URL cannot be read".into()))?
-            .application_name(&format!("quittance {name}"))
-            .statement_cache_capacity(200)
-            .disable_statement_logging()
-            .options([
-                ("statement_timeout", millis(options.statement_timeout)),
-                ("lock_timeout", millis(options.lock_timeout)),
-                (
-                    "idle_in_transaction_session_timeout",
-                    millis(options.statement_timeout),
-                ),
-                ("default_transaction_isolation", "read committed".to_owned()),
-                // Compiling a statement takes tens of milliseconds, each time it is run, and saves none: ours read a few rows. A
-                // scan that the planner was told to avoid looks expensive enough to it (the heartbeat's, of a small table).
-                ("jit", "off".to_owned()),
-                // What a database remarks beside its answers would be written to the log as it is.
-                ("client_min_messages", "error".to_owned()),
-            ]);
-        if matches!(planned, Planned::ByKey) {
-            connect = connect.options(BY_KEY);
-        }
+        let connect = |url: String| {
+            let connect = PgConnectOptions::from_str(&url)
+                .map_err(|_| StoreError::Refused("the ledger's URL cannot be read".into()))?
+                .application_name(&format!("quittance {name}"))
+                .statement_cache_capacity(200)
+                .disable_statement_logging()
+                .options([
+                    ("statement_timeout", millis(options.statement_timeout)),
+                    ("lock_timeout", millis(options.lock_timeout)),
+                    (
+                        "idle_in_transaction_session_timeout",
+                        millis(options.statement_timeout),
+                    ),
+                    ("default_transaction_isolation", "read committed".to_owned()),
+                    // Compiling a statement takes tens of milliseconds, each time it is run, and saves none: ours read a few
+                    // rows. A scan that the planner was told to avoid looks expensive enough to it (the heartbeat's, of a
+                    // small table).
+                    ("jit", "off".to_owned()),
+                    // What a database remarks beside its answers would be written to the log as it is.
+                    ("client_min_messages", "error".to_owned()),
+                ]);
+            Ok(match planned {
+                Planned::ByKey => connect.options(BY_KEY),
+                Planned::Freely => connect,
+            })
+        };
+        let urls = each_host(options.url.expose_secret());
         Ok(Self {
             name,
-            options: connect,
+            hosts: urls
+                .into_iter()
+                .map(connect)
+                .collect::<Result<_, StoreError>>()?,
+            host: AtomicUsize::new(0),
             password: options.password.clone(),
             permits: Arc::new(Semaphore::new(connections.max(1))),
             idle: Mutex::default(),
@@ -198,11 +212,7 @@ impl Lane {
                 return Ok(lease(idle));
             }
         }
-        let options = self.with_password()?;
-        let connection = timeout(self.connect_timeout, PgConnection::connect_with(&options))
-            .await
-            .map_err(|elapsed| StoreError::Unreachable(Box::new(elapsed)))?
-            .map_err(|error| StoreError::Unreachable(Box::new(error)))?;
+        let connection = self.connect().await?;
         Ok(lease(Idle {
             connection,
             since: Instant::now(),
@@ -210,16 +220,48 @@ impl Lane {
         }))
     }
 
-    /// With the password of this moment: one that was rotated needs no restart.
-    fn with_password(&self) -> Result<PgConnectOptions, StoreError> {
-        let options = self.options.clone();
-        let Some(password) = &self.password else {
-            return Ok(options);
-        };
-        let password = password
-            .read()
-            .map_err(|error| StoreError::Unreachable(error.into()))?;
-        Ok(options.password(password.expose_secret()))
+    /// To the first host that takes writes, beginning with the one that did last.
+    async fn connect(&self) -> Result<PgConnection, StoreError> {
+        let count = self.hosts.len();
+        let first = self.host.load(Ordering::Relaxed);
+        let mut refusal = StoreError::Unreachable("the ledger has no host".into());
+        for host in (first..first + count).map(|turn| turn % count) {
+            match timeout(self.connect_timeout, self.connect_to(host)).await {
+                Ok(Ok(connection)) => {
+                    self.host.store(host, Ordering::Relaxed);
+                    return Ok(connection);
+                }
+                Ok(Err(error)) => refusal = error,
+                Err(elapsed) => refusal = StoreError::Unreachable(Box::new(elapsed)),
+            }
+        }
+        Err(refusal)
+    }
+
+    /// Asks whether it takes writes: while a failover is under way a name, or a list, leads to a standby too, and a
+    /// connection to one would be kept, and its reads be old.
+    async fn connect_to(&self, host: usize) -> Result<PgConnection, StoreError> {
+        let unreachable = |error| StoreError::Unreachable(Box::new(error));
+        let mut options = self.hosts[host].clone();
+        // The password of this moment: one that was rotated needs no restart.
+        if let Some(password) = &self.password {
+            let password = password
+                .read()
+                .map_err(|error| StoreError::Unreachable(error.into()))?;
+            options = options.password(password.expose_secret());
+        }
+        let mut connection = PgConnection::connect_with(&options)
+            .await
+            .map_err(unreachable)?;
+        let is_standby: bool = sqlx::query_scalar("select pg_is_in_recovery()")
+            .fetch_one(&mut connection)
+            .await
+            .map_err(unreachable)?;
+        if is_standby {
+            let _ = connection.close().await;
+            return Err(StoreError::Unreachable("the ledger is a standby".into()));
+        }
+        Ok(connection)
     }
 
     fn pop(&self) -> Option<Idle> {

@@ -2,6 +2,7 @@
 
 mod connections;
 mod health;
+mod hosts;
 mod reads;
 mod record;
 mod rows;
@@ -17,6 +18,7 @@ use sqlx::migrate::Migrator;
 
 pub use self::connections::PostgresOptions;
 use self::connections::{Lane, Planned};
+pub use self::hosts::each_host;
 use self::record::{Plain, is_plain, record_plain};
 use self::rows::PgTransaction;
 use self::settle::settle_unraced;
