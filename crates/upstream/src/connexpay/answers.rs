@@ -10,6 +10,7 @@ use gateway_core::connector::{
 use gateway_core::money::Money;
 use gateway_core::pan_scan::redact;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::codes::{self, Class, Listed};
 use super::wire::Record;
@@ -91,10 +92,14 @@ impl Reply<'_> {
         (is_json && !text.is_empty()).then_some(text)
     }
 
-    pub(super) fn record(&self) -> Option<Record> {
-        // serde would read an array as a struct too, field by field.
+    /// One JSON object. serde would read an array as a struct too, field by field.
+    pub(super) fn object<T: DeserializeOwned>(&self) -> Option<T> {
         let text = self.json().filter(|text| text.starts_with('{'))?;
         serde_json::from_str(text).ok()
+    }
+
+    pub(super) fn record(&self) -> Option<Record> {
+        self.object()
     }
 
     /// The text of this API's own error body: `{"message": …, "errorId": …}`.

@@ -214,11 +214,7 @@ impl<'a, W: Transport> Asking<'a, W> {
                 Err(format!("{label}: HTTP {}", reply.status))
             };
         }
-        let answer = reply
-            .json()
-            .filter(|text| text.starts_with('{'))
-            .map(serde_json::from_str::<SearchAnswer>);
-        let Some(Ok(answer)) = answer else {
+        let Some(answer) = reply.object::<SearchAnswer>() else {
             return Err(format!("{label}: not a search result"));
         };
         let said = answer.count.or(answer.total_results);

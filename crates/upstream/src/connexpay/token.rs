@@ -101,10 +101,7 @@ impl<W: Transport> TokenSource for ConnexPayTokens<W> {
         let unusable = |detail: &str| TokenError::Unusable {
             detail: detail.to_owned(),
         };
-        let answer = reply(&response)
-            .json()
-            .map(serde_json::from_str::<TokenAnswer>);
-        let Some(Ok(answer)) = answer else {
+        let Some(answer) = reply(&response).object::<TokenAnswer>() else {
             return Err(unusable("no JSON with access_token and expires_in"));
         };
         let bearer = answer
