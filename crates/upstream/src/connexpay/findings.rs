@@ -183,6 +183,10 @@ impl<W: Transport> Asking<'_, W> {
         let Some(remaining) = self.remaining(&record) else {
             return could_not("a record without an effective amount");
         };
+        // What is undone is what stands: by books that let more stand than came in, more would be given back.
+        if remaining > amount.minor() {
+            return more_than_approved();
+        }
         // A hold is never settled, whatever its batch says.
         let settled = shape == Shape::Sale && is_settled(&record);
         if is_part(&record) && amount == asked && remaining == asked.minor() {
@@ -215,6 +219,7 @@ impl<W: Transport> Asking<'_, W> {
             },
         };
         match self.stands(Kind::Sales, &sale, None).await {
+            Ok(sale) if sale.remaining > approval.amount.minor() => more_than_approved(),
             Ok(sale) => Finding::Found(Found::Approved {
                 approval,
                 standing: Standing {
@@ -537,6 +542,12 @@ impl<W: Transport> Asking<'_, W> {
             .min();
         let minor = smallest.map_or(amount.minor(), |part| part.min(amount.minor()));
         Money::new(minor, amount.currency()).ok()
+    }
+}
+
+fn more_than_approved() -> Finding {
+    Finding::Contradiction {
+        detail: "more stands of it than was approved".to_owned(),
     }
 }
 
