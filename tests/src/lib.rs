@@ -1,6 +1,8 @@
-//! What is not the product: simulators of the processors, the ledger in memory, the local stack, end-to-end tests.
+//! What is not the product: simulators of the processors, the ledger in memory, the local stack, end-to-end tests,
+//! targets for hostile input.
 
 pub mod bench;
+pub mod hostile;
 pub mod local;
 pub mod memory_store;
 #[cfg(feature = "simulation")]

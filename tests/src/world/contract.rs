@@ -15,7 +15,7 @@ static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
 /// Fails the test if the route does not declare this status, this type of problem, a header that it must have, or a word
 /// where the document lists the words there are.
 #[track_caller]
-pub(super) fn assert_declared(method: &Method, target: &str, reply: &Reply) {
+pub(crate) fn assert_declared(method: &Method, target: &str, reply: &Reply) {
     let path = target.split('?').next().unwrap_or_default();
     if !path.starts_with("/v1/") {
         return; // Pages, metrics, health.

@@ -6,7 +6,7 @@
 mod around;
 mod caller;
 mod config;
-mod contract;
+pub(crate) mod contract;
 mod records;
 mod truth;
 

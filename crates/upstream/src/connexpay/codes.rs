@@ -149,9 +149,7 @@ fn listed(message: &'static str, class: &str) -> Listed {
 }
 
 /// The rows below the heading. The tables are ours: fields in double quotes, without line breaks.
-fn rows<const COLUMNS: usize>(
-    table: &'static str,
-) -> impl Iterator<Item = [&'static str; COLUMNS]> {
+fn rows<const COLUMNS: usize>(table: &str) -> impl Iterator<Item = [&str; COLUMNS]> {
     table
         .lines()
         .skip(1)
@@ -265,6 +263,22 @@ fn is_tag(word: &str) -> bool {
             .next()
             .is_some_and(|part| part.bytes().any(|b| b.is_ascii_digit()))
         && parts.next().is_none()
+}
+
+/// For the sandbox, which feeds them hostile input: the tables' reader, and what is made of a text.
+#[cfg(feature = "contract")]
+pub mod contract {
+    /// The rows below the heading.
+    pub fn table<const COLUMNS: usize>(text: &str) -> Vec<[&str; COLUMNS]> {
+        super::rows(text).collect()
+    }
+
+    /// The code that a text names, and what its words mean: a class and the listed text.
+    pub fn read(text: &str) -> (Option<&str>, Option<(String, &'static str)>) {
+        let listed = super::by_text(text);
+        let listed = listed.map(|listed| (format!("{:?}", listed.class), listed.message));
+        (super::embedded_code(text), listed)
+    }
 }
 
 #[cfg(test)]

@@ -53,6 +53,8 @@ use crate::pool::{Breaker, Health, Limit, Pool, Transport, VerbClass};
 use crate::scrub::Scrub;
 
 pub use answers::UnlistedCode;
+#[cfg(feature = "contract")]
+pub use codes::contract as codes_contract;
 pub use login::{CredentialSource, Credentials, Login};
 pub use token::ConnexPayTokens;
 
