@@ -116,10 +116,7 @@ impl Lane {
                         millis(options.statement_timeout),
                     ),
                     ("default_transaction_isolation", "read committed".to_owned()),
-                    // Compiling a statement takes tens of milliseconds, each time it is run, and saves none: ours read a few
-                    // rows. A scan that the planner was told to avoid looks expensive enough to it (the heartbeat's, of a
-                    // small table).
-                    ("jit", "off".to_owned()),
+                    (NO_JIT.0, NO_JIT.1.to_owned()),
                     // What a database remarks beside its answers would be written to the log as it is.
                     ("client_min_messages", "error".to_owned()),
                 ]);
@@ -289,6 +286,10 @@ pub(super) const BY_KEY: [(&str, &str); 4] = [
     ("enable_mergejoin", "off"),
     ("plan_cache_mode", "force_generic_plan"),
 ];
+
+/// Compiling a statement takes tens of milliseconds, each time it is run, and saves none: ours read a few rows. A scan that
+/// the planner was told to avoid looks expensive enough to it (the heartbeat's, of a small table).
+pub(super) const NO_JIT: (&str, &str) = ("jit", "off");
 
 fn millis(span: Duration) -> String {
     format!("{}ms", span.as_millis())

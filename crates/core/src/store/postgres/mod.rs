@@ -65,10 +65,12 @@ impl PostgresStore {
 /// The two commits of a payment by themselves, for a benchmark to compare the service with.
 #[cfg(feature = "contract")]
 pub mod statements {
+    use super::connections::{BY_KEY, NO_JIT};
+
     pub const RECORD: &str = super::record::RECORD;
     pub const SETTLE: &str = super::settle::SETTLE;
-    /// Settings of the connections that run them.
-    pub const SETTINGS: [(&str, &str); 4] = super::connections::BY_KEY;
+    /// Settings of the connections that run them, as far as they decide what a statement costs.
+    pub const SETTINGS: [(&str, &str); 5] = [BY_KEY[0], BY_KEY[1], BY_KEY[2], BY_KEY[3], NO_JIT];
 }
 
 /// What runs for every payment, with its count of parameters and a step of its plan, which is tested.
