@@ -1,4 +1,4 @@
-//! The gateway that is measured: a process of the built binary, configured as for production.
+//! Gateways that are measured: processes of the built binary, configured as for production but for what a scene changes.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -8,21 +8,39 @@ use crate::stack::{
     Doing, GatewayOptions, GatewayProcess, StackError, TempDir, TestKey, reserve_port,
 };
 
-/// Starts it on this ledger and upstream. Whatever is not named has its default. The folder holds its secrets.
-pub(super) async fn start(
-    ledger: &str,
-    upstream: SocketAddr,
-    key: &TestKey,
-    folder: &TempDir,
-) -> Result<(GatewayProcess, SocketAddr), StackError> {
-    let put = |name: &str, text: &str| {
-        let path = folder.path().join(name);
-        fs::write(&path, text).doing(|| format!("writing {}", path.display()))?;
-        Ok::<_, StackError>(path.display().to_string())
-    };
-    let address = SocketAddr::from(([127, 0, 0, 1], reserve_port()?));
-    let config = format!(
-        r#"[server]
+/// Lines of the configuration that differ from the defaults.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Changes<'a> {
+    /// Whole sections.
+    pub(super) sections: &'a str,
+    /// Of the account.
+    pub(super) account: &'a str,
+}
+
+/// A gateway that runs, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Gateway {
+    pub(super) process: GatewayProcess,
+    pub(super) address: SocketAddr,
+}
+
+impl Gateway {
+    /// Starts one on this ledger and upstream. The folder holds its secrets.
+    pub(super) async fn start(
+        ledger: &str,
+        upstream: SocketAddr,
+        key: &TestKey,
+        folder: &TempDir,
+        changes: Changes<'_>,
+    ) -> Result<Self, StackError> {
+        let put = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            fs::write(&path, text).doing(|| format!("writing {}", path.display()))?;
+            Ok::<_, StackError>(path.display().to_string())
+        };
+        let address = SocketAddr::from(([127, 0, 0, 1], reserve_port()?));
+        let config = format!(
+            r#"[server]
 listen = "{address}"
 
 [telemetry]
@@ -45,6 +63,8 @@ url = "{ledger}"
 fingerprint_file = "{fingerprint}"
 token_file = "{token}"
 
+{sections}
+
 [accounts.acme-us]
 upstream = "connexpay"
 base_url = "http://{upstream}/api/v1"
@@ -54,18 +74,23 @@ merchant_guid = "{MERCHANT_USD}"
 username_file = "{username}"
 password_file = "{password}"
 late_arrival_horizon = "30m"
+{account}
 "#,
-        key = put("jwt.pem", &key.public_pem())?,
-        fingerprint = put("fingerprint", &"5a".repeat(32))?,
-        token = put("token", &"c3".repeat(32))?,
-        username = put("username", USERNAME)?,
-        password = put("password", PASSWORD)?,
-    );
-    let options = GatewayOptions {
-        name: "gateway".to_owned(),
-        config,
-        base_url: format!("http://{address}"),
-        environment: Vec::new(),
-    };
-    Ok((GatewayProcess::start_new(options).await?, address))
+            key = put("jwt.pem", &key.public_pem())?,
+            fingerprint = put("fingerprint", &"5a".repeat(32))?,
+            token = put("token", &"c3".repeat(32))?,
+            username = put("username", USERNAME)?,
+            password = put("password", PASSWORD)?,
+            sections = changes.sections,
+            account = changes.account,
+        );
+        let options = GatewayOptions {
+            name: "gateway".to_owned(),
+            config,
+            base_url: format!("http://{address}"),
+            environment: Vec::new(),
+        };
+        let process = GatewayProcess::start_new(options).await?;
+        Ok(Self { process, address })
+    }
 }

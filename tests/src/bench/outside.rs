@@ -1,12 +1,14 @@
 //! The world around the gateway, callers and upstream, on one thread of its own.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use tokio::runtime::{self, Handle};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
-use super::stub;
+use super::stub::{self, Pace};
 use crate::stack::{Doing, StackError};
 
 /// Fewer, busier threads: with more, this side takes more of the cores that it shares with what it measures.
@@ -14,6 +16,8 @@ use crate::stack::{Doing, StackError};
 pub(super) struct Outside {
     handle: Handle,
     upstream: SocketAddr,
+    pace: watch::Sender<Pace>,
+    connected: Arc<AtomicU64>,
     _end: oneshot::Sender<()>, // The thread ends when this is dropped.
 }
 
@@ -31,10 +35,13 @@ impl Outside {
             .doing(|| "starting a runtime".to_owned())?;
         let handle = runtime.handle().clone();
         let (end, ended) = oneshot::channel();
+        let (pace, paced) = watch::channel(Pace::AtOnce);
+        let connected = Arc::new(AtomicU64::new(0));
+        let serving = stub::serve(listener, paced, Arc::clone(&connected));
         thread::spawn(move || {
             runtime.block_on(async move {
                 tokio::select! {
-                    stopped = stub::serve(listener) => eprintln!("the stub upstream ended: {stopped:?}"),
+                    stopped = serving => eprintln!("the stub upstream ended: {stopped:?}"),
                     _ = ended => {}
                 }
             });
@@ -42,12 +49,24 @@ impl Outside {
         Ok(Self {
             handle,
             upstream,
+            pace,
+            connected,
             _end: end,
         })
     }
 
     pub(super) fn upstream(&self) -> SocketAddr {
         self.upstream
+    }
+
+    /// From now on the upstream answers sales so.
+    pub(super) fn set_pace(&self, pace: Pace) {
+        self.pace.send_replace(pace);
+    }
+
+    /// How many connections to the upstream were opened so far.
+    pub(super) fn connected(&self) -> u64 {
+        self.connected.load(Ordering::Relaxed)
     }
 
     /// Runs callers on that thread.

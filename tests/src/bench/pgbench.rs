@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use gateway_core::store::statements::{RECORD, SETTINGS, SETTLE};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
@@ -96,7 +97,6 @@ pub(super) struct Server<'a> {
 /// What pgbench did.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Run {
-    pub(super) clients: usize,
     pub(super) transactions: u64,
     pub(super) per_second: f64,
 }
@@ -140,7 +140,7 @@ impl Twin {
         server: &Server<'_>,
         number: usize,
         clients: usize,
-        seconds: u64,
+        span: Duration,
     ) -> Result<Run, StackError> {
         let script = server.folder.join("payment.pgbench");
         std::fs::write(&script, &self.script).doing(|| "writing pgbench's script".to_owned())?;
@@ -152,7 +152,12 @@ impl Twin {
         command
             .env("PGOPTIONS", settings.join(" "))
             .args(["-h", "127.0.0.1", "-U", server.user, "-n", "-M", "prepared"])
-            .args(["-p", &server.port.to_string(), "-T", &seconds.to_string()])
+            .args([
+                "-p",
+                &server.port.to_string(),
+                "-T",
+                &span.as_secs().to_string(),
+            ])
             .args(["-c", &clients.to_string(), "-j", "2"])
             .args(["-D", "n=0", "-D", &format!("run={number}")]);
         for (name, value) in &self.values {
@@ -169,7 +174,7 @@ impl Twin {
             let error = String::from_utf8_lossy(&output.stderr);
             return Err(StackError::new(format!("pgbench: {error}{said}")));
         }
-        read(clients, &said)
+        read(&said)
             .ok_or_else(|| StackError::new(format!("pgbench said something unknown: {said}")))
     }
 }
@@ -215,7 +220,7 @@ fn with_variables(statement: &str) -> Result<String, StackError> {
     Ok(text)
 }
 
-fn read(clients: usize, said: &str) -> Option<Run> {
+fn read(said: &str) -> Option<Run> {
     let value = |start: &str| {
         let line = said
             .lines()
@@ -227,7 +232,6 @@ fn read(clients: usize, said: &str) -> Option<Run> {
     let failed = value("number of failed transactions: ").unwrap_or("0");
     (failed == "0").then_some(())?;
     Some(Run {
-        clients,
         transactions: value("number of transactions actually processed: ")?
             .parse()
             .ok()?,
@@ -266,9 +270,9 @@ mod tests {
         let said = "number of transactions actually processed: 7301\n\
                     number of failed transactions: 0 (0.000%)\n\
                     tps = 1460.217 (without initial connection time)\n";
-        let run = read(8, said).expect("a run");
+        let run = read(said).expect("a run");
         assert_eq!(run.transactions, 7_301);
         assert!((run.per_second - 1_460.217).abs() < 1e-9);
-        assert!(read(8, &said.replace(": 0 (", ": 1 (")).is_none());
+        assert!(read(&said.replace(": 0 (", ": 1 (")).is_none());
     }
 }

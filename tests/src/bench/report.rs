@@ -1,269 +1,218 @@
-//! What was measured, as a table for people and as lines for programs.
+//! What was measured, as tables for people and as lines for programs, beside what is wanted.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use super::load::Tally;
-use super::pgbench::Run;
 use crate::stack::{Doing, StackError};
 
-/// Of the payments per second that the ledger could do by itself, the service does at least this part.
-const RATIO_MIN: f64 = 0.6;
-/// At rest the gateway takes less than this.
-const REST_MIB_LIMIT: f64 = 40.0;
-
-/// CPU time.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Cost {
-    pub(super) gateway: Duration,
-    pub(super) postgres: Duration,
-    /// Callers and upstream, or pgbench.
-    pub(super) outside: Duration,
+/// What a figure should be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Limit {
+    AtLeast(f64),
+    AtMost(f64),
+    Below(f64),
 }
 
-impl Cost {
-    /// Per payment, since `before`.
-    pub(super) fn since(self, before: Self, payments: u64) -> Self {
-        let count = u32::try_from(payments).unwrap_or(u32::MAX).max(1);
-        Self {
-            gateway: self.gateway.saturating_sub(before.gateway) / count,
-            postgres: self.postgres.saturating_sub(before.postgres) / count,
-            outside: self.outside.saturating_sub(before.outside) / count,
+impl Limit {
+    fn holds(self, value: f64) -> bool {
+        match self {
+            Self::AtLeast(limit) => value >= limit,
+            Self::AtMost(limit) => value <= limit,
+            Self::Below(limit) => value < limit,
+        }
+    }
+
+    fn in_words(self) -> String {
+        match self {
+            Self::AtLeast(limit) => format!("at least {limit}"),
+            Self::AtMost(limit) => format!("at most {limit}"),
+            Self::Below(limit) => format!("below {limit}"),
         }
     }
 }
 
-/// Both sides once.
-#[derive(Debug)]
-pub(super) struct Turn {
-    pub(super) paid: Tally,
-    pub(super) cost: Option<Cost>,
-    /// By number of clients, with what each transaction cost.
-    pub(super) ledger: Vec<(Run, Option<Cost>)>,
+/// One figure, measured once or in several turns.
+#[derive(Clone, Debug)]
+pub(super) struct Figure {
+    name: String,
+    decimals: usize,
+    values: Vec<f64>,
+    /// What is wanted: said, and not judged.
+    goal: Option<Limit>,
+    /// What the product promises: beyond it the benchmark fails.
+    promise: Option<Limit>,
 }
 
-impl Turn {
-    fn best(&self) -> f64 {
-        self.best_run().map_or(0.0, |(run, _)| run.per_second)
+impl Figure {
+    pub(super) fn new(
+        name: impl Into<String>,
+        decimals: usize,
+        values: impl IntoIterator<Item = f64>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            decimals,
+            values: values.into_iter().collect(),
+            goal: None,
+            promise: None,
+        }
     }
 
-    fn best_run(&self) -> Option<&(Run, Option<Cost>)> {
-        self.ledger
-            .iter()
-            .max_by(|(one, _), (other, _)| one.per_second.total_cmp(&other.per_second))
+    pub(super) fn goal(self, goal: Limit) -> Self {
+        let goal = Some(goal);
+        Self { goal, ..self }
     }
 
-    fn cost_of_best(&self) -> Option<Cost> {
-        self.best_run().and_then(|(_, cost)| *cost)
+    pub(super) fn promise(self, promise: Limit) -> Self {
+        let promise = Some(promise);
+        Self { promise, ..self }
     }
 
-    fn ratio(&self) -> f64 {
-        self.paid.per_second() / self.best()
+    fn line(&self) -> String {
+        let (decimals, mut text) = (self.decimals, String::new());
+        let mut values = self.values.clone();
+        let Some(median) = median(&mut values) else {
+            return text;
+        };
+        let (least, greatest) = (values[0], values[values.len() - 1]);
+        let _ = write!(text, "{}={median:.decimals$}", self.name);
+        if values.len() > 1 {
+            let _ = write!(text, " ({least:.decimals$} to {greatest:.decimals$})");
+        }
+        text.push('\n');
+        text
+    }
+
+    /// What falls short of what the product promises. No value at all does, too.
+    fn shortfall(&self) -> Option<String> {
+        let promise = self.promise?;
+        let value = median(&mut self.values.clone()).unwrap_or(f64::NAN);
+        let Self { name, decimals, .. } = self;
+        let words = promise.in_words();
+        let decimals = decimals + 1;
+        (value.is_nan() || !promise.holds(value))
+            .then(|| format!("{name} is {value:.decimals$}, not {words}"))
     }
 }
 
-impl fmt::Display for Turn {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (paid, best) = (self.paid.per_second(), self.best());
-        write!(
-            f,
-            "{paid:.0} payments/s, pgbench {best:.0}: {:.2}",
-            self.ratio()
-        )
-    }
-}
-
-/// Median latencies, one call at a time.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Alone {
-    pub(super) direct: Duration,
-    pub(super) paid: Duration,
+/// What one scene found.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Section {
+    pub(super) title: &'static str,
+    /// The first row names the columns.
+    pub(super) table: Vec<Vec<String>>,
+    pub(super) figures: Vec<Figure>,
 }
 
 #[derive(Debug)]
 pub(super) struct Report {
-    pub(super) connections: usize,
     pub(super) span: Duration,
-    /// Resident bytes of the gateway: before its first payment, and after the last.
-    pub(super) resting: Option<u64>,
-    pub(super) loaded: Option<u64>,
+    pub(super) turns: u16,
     pub(super) postgres: String,
-    pub(super) alone: Vec<Alone>,
-    pub(super) turns: Vec<Turn>,
+    pub(super) sections: Vec<Section>,
 }
 
 impl Report {
-    pub(super) fn table(&self) -> String {
-        let mut text = String::new();
-        let clients = self.turns.first().map_or(&[][..], |turn| &turn.ledger);
-        let mut names = vec![
-            format!("payments/s, {} callers", self.connections),
-            "p50 ms".to_owned(),
-            "p99 ms".to_owned(),
-            "µs CPU each: gateway".to_owned(),
-            "Postgres".to_owned(),
-            "callers and upstream".to_owned(),
-        ];
-        names.extend(
-            clients
-                .iter()
-                .map(|(run, _)| format!("pgbench/s, {} clients", run.clients)),
+    pub(super) fn text(&self) -> String {
+        let cores = std::thread::available_parallelism().map_or(0, usize::from);
+        let mut text = format!(
+            "# Benchmark\n\n{cores} cores, Postgres {}, {} turns of {} s a side, everything on this machine.\n\n",
+            self.postgres,
+            self.turns,
+            self.span.as_secs(),
         );
-        names.push("ratio".to_owned());
-        row(&mut text, &names);
-        row(&mut text, &vec!["---:".to_owned(); names.len()]);
-        for turn in &self.turns {
-            let cost = |of: fn(&Cost) -> Duration| {
-                let each = turn.cost.as_ref().map(of);
-                each.map_or_else(|| "?".to_owned(), |each| each.as_micros().to_string())
-            };
-            let mut values = vec![
-                format!("{:.0}", turn.paid.per_second()),
-                format!("{:.2}", millis(turn.paid.quantile(0.5))),
-                format!("{:.2}", millis(turn.paid.quantile(0.99))),
-                cost(|cost| cost.gateway),
-                cost(|cost| cost.postgres),
-                cost(|cost| cost.outside),
-            ];
-            values.extend(
-                turn.ledger
-                    .iter()
-                    .map(|(run, _)| format!("{:.0}", run.per_second)),
-            );
-            values.push(format!("{:.2}", turn.ratio()));
-            row(&mut text, &values);
+        let goals: Vec<&Figure> = self.figures().filter(|one| one.goal.is_some()).collect();
+        if !goals.is_empty() {
+            row(&mut text, &["figure", "median", "spread", "goal", ""]);
+            row(&mut text, &["---", "---:", "---", "---", "---"]);
+        }
+        for figure in goals {
+            text.push_str(&goal_row(figure));
+        }
+        for section in &self.sections {
+            let _ = write!(text, "\n## {}\n\n", section.title);
+            for (number, cells) in section.table.iter().enumerate() {
+                row(&mut text, cells);
+                if number == 0 {
+                    row(&mut text, &vec!["---:"; cells.len()]);
+                }
+            }
+            if !section.table.is_empty() {
+                text.push('\n');
+            }
+            text.push_str("```text\n");
+            for figure in &section.figures {
+                text.push_str(&figure.line());
+            }
+            text.push_str("```\n");
         }
         text
     }
 
-    /// `name=value`: medians, each with its least and greatest where there are several.
-    pub(super) fn lines(&self) -> String {
-        let turns = |of: fn(&Turn) -> f64| self.turns.iter().map(of).collect::<Vec<_>>();
-        let alone = |of: fn(&Alone) -> f64| self.alone.iter().map(of).collect::<Vec<_>>();
-        let micros = |of: fn(&Turn) -> Option<Duration>| {
-            let each = |turn: &Turn| of(turn).map(|each| millis(each) * 1_000.0);
-            self.turns.iter().filter_map(each).collect::<Vec<_>>()
-        };
-        let memory = |bytes: Option<u64>| bytes.map(mebibytes).into_iter().collect::<Vec<_>>();
-        let added = |alone: &Alone| millis(alone.paid) - millis(alone.direct);
-        let all = [
-            ("payments_over_pgbench", 2, turns(Turn::ratio)),
-            (
-                "payments_per_second",
-                0,
-                turns(|turn| turn.paid.per_second()),
-            ),
-            ("pgbench_per_second", 0, turns(Turn::best)),
-            ("added_p50_ms", 2, alone(added)),
-            ("direct_p50_ms", 3, alone(|alone| millis(alone.direct))),
-            ("gateway_rest_mib", 1, memory(self.resting)),
-            ("gateway_after_load_mib", 1, memory(self.loaded)),
-            (
-                "gateway_cpu_us_per_payment",
-                0,
-                micros(|turn| Some(turn.cost?.gateway)),
-            ),
-            (
-                "postgres_cpu_us_per_payment",
-                0,
-                micros(|turn| Some(turn.cost?.postgres)),
-            ),
-            (
-                "callers_cpu_us_per_payment",
-                0,
-                micros(|turn| Some(turn.cost?.outside)),
-            ),
-            (
-                "pgbench_postgres_cpu_us_per_payment",
-                0,
-                micros(|turn| Some(turn.cost_of_best()?.postgres)),
-            ),
-            (
-                "pgbench_cpu_us_per_payment",
-                0,
-                micros(|turn| Some(turn.cost_of_best()?.outside)),
-            ),
-        ];
-        let mut text = String::new();
-        for (name, decimals, values) in all {
-            text.push_str(&line(name, decimals, values));
-        }
-        text
-    }
-
-    /// What falls short of what the product promises, by its figure; where the system does not tell its memory, that is not
-    /// judged.
     pub(super) fn shortfalls(&self) -> Vec<String> {
-        let mut found = Vec::new();
-        let mut ratios: Vec<f64> = self.turns.iter().map(Turn::ratio).collect();
-        let ratio = median(&mut ratios).unwrap_or(f64::NAN);
-        // No number at all is a shortfall, too.
-        if ratio.is_nan() || ratio < RATIO_MIN {
-            found.push(format!(
-                "payments_over_pgbench is {ratio:.3}, below {RATIO_MIN}"
-            ));
-        }
-        if let Some(rest) = self.resting.map(mebibytes)
-            && rest >= REST_MIB_LIMIT
-        {
-            found.push(format!(
-                "gateway_rest_mib is {rest:.2}, not below {REST_MIB_LIMIT}"
-            ));
-        }
-        found
+        self.figures().filter_map(Figure::shortfall).collect()
+    }
+
+    fn figures(&self) -> impl Iterator<Item = &Figure> {
+        self.sections.iter().flat_map(|section| &section.figures)
     }
 
     pub(super) fn write(&self, path: &Path) -> Result<(), StackError> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).doing(|| format!("making {}", folder.display()))?;
         }
-        let cores = std::thread::available_parallelism().map_or(0, usize::from);
-        let text = format!(
-            "# Benchmark\n\n{cores} cores, Postgres {}, {} s a measurement, everything on this machine.\n\n{}\n```text\n\
-             {}```\n",
-            self.postgres,
-            self.span.as_secs(),
-            self.table(),
-            self.lines(),
-        );
-        fs::write(path, text).doing(|| format!("writing {}", path.display()))
+        fs::write(path, self.text()).doing(|| format!("writing {}", path.display()))
     }
 }
 
-fn row(text: &mut String, cells: &[String]) {
-    text.push_str("| ");
-    text.push_str(&cells.join(" | "));
-    text.push_str(" |\n");
+fn goal_row(figure: &Figure) -> String {
+    let (mut text, decimals) = (String::new(), figure.decimals);
+    let mut values = figure.values.clone();
+    let goal = figure.goal.map(Limit::in_words).unwrap_or_default();
+    let Some(median) = median(&mut values) else {
+        row(
+            &mut text,
+            &[figure.name.as_str(), "", "", &goal, "not measured"],
+        );
+        return text;
+    };
+    let is_met = figure.goal.is_none_or(|goal| goal.holds(median));
+    let cells = [
+        figure.name.clone(),
+        format!("{median:.decimals$}"),
+        format!(
+            "{:.decimals$} to {:.decimals$}",
+            values[0],
+            values[values.len() - 1]
+        ),
+        goal,
+        if is_met { "met" } else { "missed" }.to_owned(),
+    ];
+    row(&mut text, &cells);
+    text
+}
+
+fn row(text: &mut String, cells: &[impl AsRef<str>]) {
+    for cell in cells {
+        let _ = write!(text, "| {} ", cell.as_ref());
+    }
+    text.push_str("|\n");
 }
 
 /// The middle one, once they are in order.
-fn median(values: &mut [f64]) -> Option<f64> {
+pub(super) fn median(values: &mut [f64]) -> Option<f64> {
     values.sort_unstable_by(f64::total_cmp);
     values.get(values.len() / 2).copied()
 }
 
-fn line(name: &str, decimals: usize, mut values: Vec<f64>) -> String {
-    let mut text = String::new();
-    let Some(median) = median(&mut values) else {
-        return text;
-    };
-    let (least, greatest) = (values[0], values[values.len() - 1]);
-    let _ = write!(text, "{name}={median:.decimals$}");
-    if values.len() > 1 {
-        let _ = write!(text, " ({least:.decimals$} to {greatest:.decimals$})");
-    }
-    text.push('\n');
-    text
-}
-
-fn millis(span: Duration) -> f64 {
+pub(super) fn millis(span: Duration) -> f64 {
     span.as_secs_f64() * 1_000.0
 }
 
 #[expect(clippy::cast_precision_loss, reason = "no process has 2^52 bytes")]
-fn mebibytes(bytes: u64) -> f64 {
+pub(super) fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / (1024.0 * 1024.0)
 }
 
@@ -273,48 +222,38 @@ mod tests {
 
     #[test]
     fn a_line_has_the_median_and_the_spread() {
-        assert_eq!(line("x", 2, vec![0.9, 0.7, 0.8]), "x=0.80 (0.70 to 0.90)\n");
-        assert_eq!(line("x", 0, vec![31.4]), "x=31\n");
-        assert_eq!(line("x", 0, Vec::new()), "");
-    }
-
-    /// Of turns with so many payments a second, where pgbench does 1000.
-    fn report(paid: &[u64], resting: u64) -> Report {
-        let turn = |paid_in_time: &u64| Turn {
-            paid: Tally {
-                in_time: *paid_in_time,
-                span: Duration::from_secs(1),
-                ..Tally::default()
-            },
-            cost: None,
-            ledger: vec![(
-                Run {
-                    clients: 8,
-                    transactions: 1_000,
-                    per_second: 1_000.0,
-                },
-                None,
-            )],
-        };
-        Report {
-            connections: 64,
-            span: Duration::from_secs(1),
-            resting: Some(resting),
-            loaded: None,
-            postgres: "18".to_owned(),
-            alone: Vec::new(),
-            turns: paid.iter().map(turn).collect(),
-        }
+        let line = |decimals, values: &[f64]| Figure::new("x", decimals, values.to_vec()).line();
+        assert_eq!(line(2, &[0.9, 0.7, 0.8]), "x=0.80 (0.70 to 0.90)\n");
+        assert_eq!(line(0, &[31.4]), "x=31\n");
+        assert_eq!(line(0, &[]), "");
     }
 
     #[test]
     fn what_falls_short_is_named() {
-        let limit = 40 * 1024 * 1024;
-        assert!(report(&[500, 600, 900], limit - 1).shortfalls().is_empty());
-        let slow = report(&[500, 599, 900], limit - 1).shortfalls();
-        assert_eq!(slow, ["payments_over_pgbench is 0.599, below 0.6"]);
-        let large = report(&[600], limit).shortfalls();
-        assert_eq!(large, ["gateway_rest_mib is 40.00, not below 40"]);
-        assert_eq!(report(&[], limit).shortfalls().len(), 2);
+        let short = |limit, values: &[f64]| {
+            let figure = Figure::new("x", 2, values.to_vec());
+            figure.promise(limit).shortfall()
+        };
+        assert_eq!(short(Limit::AtLeast(0.6), &[0.5, 0.6, 0.9]), None);
+        let slow = short(Limit::AtLeast(0.6), &[0.5, 0.599, 0.9]);
+        assert_eq!(slow.as_deref(), Some("x is 0.599, not at least 0.6"));
+        assert_eq!(short(Limit::Below(40.0), &[39.9]), None);
+        let large = short(Limit::Below(40.0), &[40.0]);
+        assert_eq!(large.as_deref(), Some("x is 40.000, not below 40"));
+        assert!(short(Limit::AtMost(1.0), &[]).is_some());
+    }
+
+    #[test]
+    fn a_goal_is_met_or_missed_and_fails_nothing() {
+        let figure = |value| Figure::new("x", 1, [value]).goal(Limit::AtMost(2.0));
+        assert_eq!(
+            goal_row(&figure(2.0)),
+            "| x | 2.0 | 2.0 to 2.0 | at most 2 | met |\n"
+        );
+        assert_eq!(
+            goal_row(&figure(2.1)),
+            "| x | 2.1 | 2.1 to 2.1 | at most 2 | missed |\n"
+        );
+        assert_eq!(figure(9.0).shortfall(), None);
     }
 }

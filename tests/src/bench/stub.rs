@@ -1,36 +1,68 @@
-//! An upstream that approves every sale, at the least cost: what is measured is the gateway.
+//! An upstream that approves every sale, at the least cost and at the pace it is told: what is measured is the gateway.
 
 use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use std::time::Duration;
+
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::sleep;
 
 use super::wire::{Wire, broken, find};
 
-/// Serves until it is dropped.
-pub(super) async fn serve(listener: std::net::TcpListener) -> io::Result<()> {
+/// When a sale is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    AtOnce,
+    After(Duration),
+    /// Not before it is told otherwise.
+    Held,
+}
+
+/// Serves until it is dropped; counts the connections that were opened.
+pub(super) async fn serve(
+    listener: std::net::TcpListener,
+    pace: watch::Receiver<Pace>,
+    connected: Arc<AtomicU64>,
+) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     let sales = Arc::new(AtomicU64::new(0));
     loop {
         let (stream, _) = listener.accept().await?;
-        let (wire, sales) = (Wire::new(stream)?, Arc::clone(&sales));
+        connected.fetch_add(1, Ordering::Relaxed);
+        let (wire, sales, pace) = (Wire::new(stream)?, Arc::clone(&sales), pace.clone());
         tokio::spawn(async move {
-            if let Err(error) = answer(wire, &sales).await {
+            if let Err(error) = answer(wire, &sales, pace).await {
                 eprintln!("the stub upstream: {error}");
             }
         });
     }
 }
 
-async fn answer(mut wire: Wire, sales: &AtomicU64) -> io::Result<()> {
+async fn answer(
+    mut wire: Wire,
+    sales: &AtomicU64,
+    mut pace: watch::Receiver<Pace>,
+) -> io::Result<()> {
     let (mut body, mut message) = (Vec::new(), Vec::new());
     while wire.read().await? {
         body.clear();
         if wire.head().starts_with(b"POST /api/v1/sales ") {
             let number = sales.fetch_add(1, Ordering::Relaxed);
             sale(&mut body, number, wire.body())?;
+            let Ok(now) = pace
+                .wait_for(|pace| *pace != Pace::Held)
+                .await
+                .map(|now| *now)
+            else {
+                return Ok(()); // It is over.
+            };
+            if let Pace::After(span) = now {
+                sleep(span).await;
+            }
         } else if wire.head().starts_with(b"POST /api/v1/token ") {
             body.extend_from_slice(
                 br#"{"access_token":"a-token-of-the-benchmark","token_type":"bearer","expires_in":86399}"#,

@@ -5,6 +5,8 @@ use std::io;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
+/// Enough for nearly all: ten thousand connections at once must not take a gigabyte.
+const MESSAGE_BYTES: usize = 4 * 1024;
 /// No message here is longer; one that is ends the run.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
@@ -22,7 +24,7 @@ impl Wire {
         stream.set_nodelay(true)?;
         Ok(Self {
             stream,
-            buffer: vec![0; MESSAGE_BYTES_MAX],
+            buffer: vec![0; MESSAGE_BYTES],
             body: 0,
             end: 0,
         })
@@ -55,8 +57,11 @@ impl Wire {
                     Err(broken("more than one message at once"))
                 };
             }
-            if filled == self.buffer.len() {
+            if filled == MESSAGE_BYTES_MAX {
                 return Err(broken("a message without end"));
+            }
+            if filled == self.buffer.len() {
+                self.buffer.resize(filled * 2, 0);
             }
         }
     }
