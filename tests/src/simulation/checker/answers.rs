@@ -157,7 +157,8 @@ fn in_time(view: &View<'_>, call: &CallView<'_>, found: &mut Vec<Violation>) {
     }
 }
 
-fn stood_still(view: &View<'_>, call: &CallView<'_>, latest: Duration) -> bool {
+/// Whether the machine that was asked stood still at some time from then until `latest`.
+pub(super) fn stood_still(view: &View<'_>, call: &CallView<'_>, latest: Duration) -> bool {
     use super::super::plan::Trouble::Stopped;
     view.evidence.plan.spells.iter().any(|spell| {
         spell.what == Stopped

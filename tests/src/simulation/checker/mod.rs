@@ -15,7 +15,7 @@ use gateway_core::payment::Payment;
 use gateway_core::store::{Event, Operation, PaymentQuery, Store};
 
 use super::log::{Entry, Heard, Key, Number, Place, Sent, What};
-use super::plan::Plan;
+use super::plan::{Plan, Spell, Trouble};
 use super::world::World;
 use crate::memory_store::Posting;
 use crate::simulators::connexpay::{self, Books};
@@ -31,6 +31,7 @@ pub(super) enum Invariant {
     EntriesBalance,
     TotalsHold,
     NoSilentFailure,
+    SentWhileWaitedFor,
     CancelledIsNotSent,
     CancelledIsGone,
     HeldAnswerStands,
@@ -53,6 +54,7 @@ impl Invariant {
             Self::EntriesBalance => "entries balance",
             Self::TotalsHold => "captures within the authorization, refunds within the captures",
             Self::NoSilentFailure => "no failure told while money moved",
+            Self::SentWhileWaitedFor => "no first byte after the end of the caller's wait",
             Self::CancelledIsNotSent => "nothing sent by who knew of the cancellation",
             Self::CancelledIsGone => "a cancelled key stays cancelled, and its money comes back",
             Self::HeldAnswerStands => "no reversal of what a live replica knew to be approved",
@@ -292,6 +294,19 @@ impl<'a> View<'a> {
         }
     }
 
+    /// The ledger is away for all of several replicas: that makes none of them silent.
+    fn is_away(&self, at: Duration) -> bool {
+        self.outages()
+            .any(|spell| (spell.from..=spell.to).contains(&at))
+    }
+
+    fn outages(&self) -> impl Iterator<Item = &'a Spell> {
+        let plan = &self.evidence.plan;
+        plan.spells.iter().filter(|spell| {
+            spell.what == Trouble::LedgerAway && spell.replica.is_none() && plan.replicas > 1
+        })
+    }
+
     /// Whether anything went wrong at this replica, or with its way to the ledger, between these instants.
     fn was_troubled(&self, place: Place, from: Duration, to: Duration) -> bool {
         use super::plan::Trouble::{LedgerAway, Stopped};
@@ -327,7 +342,8 @@ impl<'a> View<'a> {
                                 | Stop
                         );
                         let dies = *fault == Crash;
-                        here(at) && (dies || of_ledger && (from..=to).contains(&entry.at))
+                        let in_time = (from..=to).contains(&entry.at);
+                        here(at) && (dies || of_ledger && in_time && !self.is_away(entry.at))
                     }
                     _ => false,
                 }

@@ -8,8 +8,11 @@ use gateway_core::operation::{StateName, Verb};
 use gateway_core::store::EventKind;
 
 use super::super::log::{Act, Heard};
-use super::Invariant::{CancelledIsNotSent, HeldAnswerStands, OneRepeatPer401, RecordedBeforeSent};
-use super::{SendView, View, Violation, name, say};
+use super::Invariant::{
+    CancelledIsNotSent, HeldAnswerStands, OneRepeatPer401, RecordedBeforeSent, SentWhileWaitedFor,
+};
+use super::answers::stood_still;
+use super::{CallView, SendView, View, Violation, name, say};
 
 pub(super) fn check(view: &View<'_>, found: &mut Vec<Violation>) {
     let mut of: BTreeMap<OperationId, Vec<&SendView<'_>>> = BTreeMap::new();
@@ -29,6 +32,7 @@ pub(super) fn check(view: &View<'_>, found: &mut Vec<Violation>) {
     for (operation, sends) in &of {
         counted(view, *operation, sends, found);
     }
+    while_waited_for(view, found);
     not_cancelled(view, found);
     held_answers(view, found);
 }
@@ -91,6 +95,28 @@ fn counts(view: &View<'_>, operation: OperationId, send: &SendView<'_>) -> usize
     counted.count()
 }
 
+/// A create leaves while somebody at that replica waits for it, and not later.
+fn while_waited_for(view: &View<'_>, found: &mut Vec<Violation>) {
+    for send in &view.sends {
+        if !matches!(send.sent.label, "POST /sales" | "POST /AuthOnlys") {
+            continue;
+        }
+        let Some(operation) = view.operation_of(send.sent) else {
+            continue;
+        };
+        let waits = |call: &&CallView<'_>| {
+            let until = call.asked_at + call.wait;
+            call.key.as_ref() == operation.key.as_str()
+                && call.place == send.sent.place
+                && (send.at <= until || stood_still(view, call, send.at))
+        };
+        if !view.calls.iter().any(|call| waits(&call)) {
+            let detail = format!("{}: sent at {:?}", name(operation), send.at);
+            say(found, SentWhileWaitedFor, detail);
+        }
+    }
+}
+
 fn not_cancelled(view: &View<'_>, found: &mut Vec<Violation>) {
     for call in view.calls.iter().filter(|call| call.act == Act::Cancel) {
         let Some((told, answer, _)) = call.told else {
@@ -143,7 +169,13 @@ fn held_answers(view: &View<'_>, found: &mut Vec<Violation>) {
                 && entry.approved == operation.amount.minor()
         });
         let undone = operation.state.name() == StateName::Reversed;
-        let healthy = !view.was_troubled(send.sent.place, send.at, heard_at + WRITING);
+        let mut written = heard_at + WRITING;
+        for outage in view.outages() {
+            if outage.from <= written && outage.to >= send.at {
+                written = written.max(outage.to + WRITING);
+            }
+        }
+        let healthy = !view.was_troubled(send.sent.place, send.at, written);
         if approved
             && undone
             && healthy
