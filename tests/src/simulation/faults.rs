@@ -57,8 +57,24 @@ kinds! {
     Crash = "crash",
     Stop = "stop",
     ClockStep = "clock_step",
+    Ambush = "ambush",
     HangUp = "caller_hangs_up",
     Race = "callers_race",
+}
+
+impl FaultKind {
+    /// A call to the ledger that failed, or took long.
+    pub(super) const fn is_of_ledger(self) -> bool {
+        matches!(
+            self,
+            Self::LedgerUnreachable
+                | Self::LedgerContended
+                | Self::LedgerLostUnwritten
+                | Self::LedgerLostHalfWritten
+                | Self::LedgerLostWritten
+                | Self::LedgerSlow
+        )
+    }
 }
 
 const COUNT: usize = FaultKind::ALL.len();

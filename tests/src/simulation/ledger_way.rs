@@ -29,12 +29,9 @@ impl FaultPlan for LedgerWay {
     fn fate(&self, _: Call) -> Fate {
         let world = &self.world;
         let now = world.log.now();
-        if let Some(spell) = world
-            .plan
-            .troubles(Trouble::LedgerAway, self.place.replica, now)
-        {
+        if let Some(spell) = world.troubles(Trouble::LedgerAway, self.place.replica, now) {
             let left = spell.to.saturating_sub(now);
-            return self.dice.with(|dice| self.away(left, dice));
+            return self.dice.with(|dice| self.away(left, spell.hangs, dice));
         }
         let odds = world.odds();
         self.dice.with(|dice| {
@@ -57,20 +54,20 @@ impl FaultPlan for LedgerWay {
 
 impl LedgerWay {
     /// No connection, or one that is silent until the way is open again.
-    fn away(&self, left: Duration, dice: &mut Dice) -> Fate {
-        if dice.chance(600) {
+    fn away(&self, left: Duration, hangs: u64, dice: &mut Dice) -> Fate {
+        if dice.chance(hangs) {
+            self.world.struck(FaultKind::LedgerSilent, Some(self.place));
+            Fate {
+                before: Some(pause(left)),
+                ending: Ending::LostUnwritten,
+                after: None,
+            }
+        } else {
             self.world
                 .struck(FaultKind::LedgerUnreachable, Some(self.place));
             Fate {
                 before: Some(pause(dice.millis(1, 300))),
                 ending: Ending::Unreachable,
-                after: None,
-            }
-        } else {
-            self.world.struck(FaultKind::LedgerSilent, Some(self.place));
-            Fate {
-                before: Some(pause(left)),
-                ending: Ending::LostUnwritten,
                 after: None,
             }
         }

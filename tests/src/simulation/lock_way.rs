@@ -70,9 +70,8 @@ impl fmt::Debug for LockWay {
 impl LockWay {
     fn is_away(&self) -> bool {
         let now = self.world.log.now();
-        let plan = &self.world.plan;
-        plan.troubles(Trouble::LockAway, self.place.replica, now)
-            .is_some()
+        let away = Trouble::LockAway;
+        self.world.troubles(away, self.place.replica, now).is_some()
     }
 }
 

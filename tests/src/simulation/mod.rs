@@ -8,6 +8,7 @@
 //! checker   judges what was seen; knows nothing of how it came about
 //! ```
 
+mod ambush;
 mod caller;
 mod checker;
 mod coverage;
@@ -84,6 +85,8 @@ impl History {
 struct Sum {
     next: AtomicU64,
     played: AtomicU64,
+    /// Simulated time of all of them.
+    lived_ms: AtomicU64,
     failed: Mutex<Vec<(u64, Vec<Violation>)>>,
     tally: Tally,
     coverage: Mutex<Coverage>,
@@ -112,6 +115,12 @@ fn play(wanted: &Simulation, sum: &Sum) {
         let seed = wanted.from + number;
         let history = History::of(seed);
         sum.played.fetch_add(1, Ordering::Relaxed);
+        let lived = history
+            .evidence
+            .entries
+            .last()
+            .map_or(0, |last| plan::millis(last.at));
+        sum.lived_ms.fetch_add(lived, Ordering::Relaxed);
         sum.tally.add(&history.tally);
         coverage.count(&history.evidence.events);
         if wanted.show {
@@ -149,9 +158,10 @@ fn report(wanted: &Simulation, sum: &Sum, took: Duration) -> bool {
         }
     }
     println!(
-        "{played} histories from seed {} in {:.1} s: {rate:.0} per second, {per_job:.0} per job; {} failed",
+        "{played} histories from seed {} in {:.1} s: {rate:.0} per second, {per_job:.0} per job, {} s each; {} failed",
         wanted.from,
         took.as_secs_f64(),
+        sum.lived_ms.load(Ordering::Relaxed) / 1_000 / played.max(1),
         failed.len()
     );
     failed.is_empty()

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use gateway_core::operation::Verb;
 
+use super::ambush::Ambush;
+use super::caller::READY;
 use super::dice::Dice;
 use crate::simulators::connexpay::{DeclineForm, SequenceRule};
 
@@ -16,6 +18,7 @@ pub(super) struct Plan {
     pub(super) account: AccountPlan,
     pub(super) spells: Vec<Spell>,
     pub(super) blows: Vec<(Duration, Blow)>,
+    pub(super) ambush: Option<Ambush>,
     pub(super) odds: Odds,
     pub(super) wishes: Vec<Wish>,
     /// From here on nothing goes wrong any more, and every replica runs.
@@ -89,6 +92,20 @@ pub(super) struct Spell {
     pub(super) replica: Option<usize>,
     pub(super) from: Duration,
     pub(super) to: Duration,
+    /// How many of a thousand calls hang until it is over; the others are refused.
+    pub(super) hangs: u64,
+}
+
+impl Spell {
+    pub(super) fn lasts(&self) -> Duration {
+        self.to.saturating_sub(self.from)
+    }
+
+    pub(super) fn troubles(&self, what: Trouble, replica: usize, at: Duration) -> bool {
+        self.what == what
+            && self.replica.is_none_or(|of| of == replica)
+            && (self.from..self.to).contains(&at)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,17 +182,37 @@ impl Plan {
         let replicas = dice.weighted(&[(1, 2), (2, 5), (3, 3)]);
         let figures = Figures::thrown(&mut dice);
         let account = AccountPlan::thrown(&mut dice);
-        let active = dice.millis(4_000, 16_000);
-        let calm_at = active + dice.millis(1_000, 8_000);
-        let wishes = wishes(&mut dice, replicas, active);
+        let active = dice.millis(1_000, 10_000);
+        let mut calm_at = active + dice.millis(1_000, 6_000);
+        let mut wishes = wishes(&mut dice, replicas, active);
+        let mut ambush = None;
         let (odds, spells, mut blows) = if is_fair {
-            (Odds::NONE, Vec::new(), Vec::new())
+            let rush = dice.chance(500).then(|| rush(&mut dice, &mut wishes));
+            (Odds::NONE, Vec::new(), rush.into_iter().collect())
         } else {
-            let (spells, blows) = weather(&mut dice, replicas, calm_at);
-            (Odds::thrown(&mut dice), spells, blows)
+            // One strike at the worst moment shows most where nothing else goes wrong.
+            let alone = dice.chance(300);
+            if alone || dice.chance(300) {
+                let thrown = Ambush::thrown(&mut dice, figures.horizon);
+                calm_at += thrown.lasts;
+                ambush = Some(thrown);
+            }
+            let (mut spells, mut blows) = weather(&mut dice, replicas, calm_at);
+            if alone {
+                spells.clear();
+                blows.clear();
+            }
+            come_back(&mut dice, &spells, &mut wishes);
+            (Odds::thrown(&mut dice, alone), spells, blows)
         };
-        for _ in 0..dice.below(4) {
+        for _ in 0..dice.below(3) {
             blows.push((dice.millis(0, millis(calm_at)), Blow::BatchClose));
+        }
+        let refunds = |wish: &&Wish| wish.follow_ups.iter().any(|of| of.verb == Verb::Refund);
+        if let Some(wish) = wishes.iter().find(refunds) {
+            // Nothing is refunded before its batch is closed.
+            let closes = READY + wish.begins + dice.millis(500, 8_000);
+            blows.push((closes, Blow::BatchClose));
         }
         blows.push((calm_at, Blow::BatchClose));
         blows.sort_by_key(|(at, _)| *at);
@@ -186,6 +223,7 @@ impl Plan {
             account,
             spells,
             blows,
+            ambush,
             odds,
             wishes,
             calm_at,
@@ -196,16 +234,17 @@ impl Plan {
     pub(super) fn is_fair(&self) -> bool {
         self.odds == Odds::NONE
             && self.spells.is_empty()
-            && self.blows.iter().all(|(_, blow)| *blow == Blow::BatchClose)
+            && self.ambush.is_none()
+            && self
+                .blows
+                .iter()
+                .all(|(_, blow)| matches!(blow, Blow::BatchClose | Blow::TokensRevoked))
     }
 
     /// Whether `what` troubles that replica at `at`.
-    pub(super) fn troubles(&self, what: Trouble, replica: usize, at: Duration) -> Option<&Spell> {
-        self.spells.iter().find(|spell| {
-            spell.what == what
-                && spell.replica.is_none_or(|of| of == replica)
-                && (spell.from..spell.to).contains(&at)
-        })
+    pub(super) fn troubles(&self, what: Trouble, replica: usize, at: Duration) -> Option<Spell> {
+        let mut spells = self.spells.iter().copied();
+        spells.find(|spell| spell.troubles(what, replica, at))
     }
 }
 
@@ -217,12 +256,12 @@ impl Figures {
     fn thrown(dice: &mut Dice) -> Self {
         let of = |millis: u64| Duration::from_millis(millis);
         Self {
-            upstream_timeout: dice.millis(1_500, 4_000),
-            horizon: dice.millis(12_000, 25_000),
-            beat_every: of(dice.weighted(&[(250, 1), (500, 2), (1_000, 2)])),
-            scan_every: of(dice.weighted(&[(250, 1), (500, 2), (1_000, 2)])),
-            ask_every: of(dice.weighted(&[(50, 1), (200, 2), (500, 3), (1_000, 3)])),
-            repeat_every: dice.millis(5_000, 10_000),
+            upstream_timeout: dice.millis(1_000, 3_000),
+            horizon: dice.millis(8_000, 16_000),
+            beat_every: of(dice.weighted(&[(500, 1), (1_000, 3)])),
+            scan_every: of(dice.weighted(&[(300, 1), (1_000, 3)])),
+            ask_every: of(dice.weighted(&[(200, 1), (500, 2), (1_000, 3)])),
+            repeat_every: dice.millis(3_000, 6_000),
             token_lifetime: of(dice.weighted(&[(3_600_000, 3), (20_000, 2), (6_000, 1)])),
         }
     }
@@ -260,17 +299,25 @@ impl AccountPlan {
 }
 
 impl Odds {
-    fn thrown(dice: &mut Dice) -> Self {
+    /// `alone`: beside an ambush, which then shall not be one fault among many of the ledger.
+    fn thrown(dice: &mut Dice, alone: bool) -> Self {
         Self {
             money: dice.pick(&[0, 100, 300, 600]),
             asking: dice.pick(&[0, 50, 250, 600]),
-            ledger: dice.pick(&[0, 0, 20, 100]),
+            ledger: if alone {
+                0
+            } else {
+                dice.pick(&[0, 0, 20, 100])
+            },
             slow_ledger: dice.pick(&[100, 300]),
             lock: dice.pick(&[0, 200]),
             checkout: dice.pick(&[0, 100, 300]),
         }
     }
 }
+
+/// Refused at once; or silent, until the other side is given up; or either.
+pub(super) const HANGS: [u64; 3] = [0, 400, 1_000];
 
 fn weather(
     dice: &mut Dice,
@@ -295,6 +342,7 @@ fn weather(
             replica,
             from,
             to,
+            hangs: dice.pick(&HANGS),
         });
     }
     let mut blows = Vec::new();
@@ -317,8 +365,38 @@ fn weather(
     (spells, blows)
 }
 
+/// Everybody asks the same replica at once, whose access token has just died.
+fn rush(dice: &mut Dice, wishes: &mut [Wish]) -> (Duration, Blow) {
+    let (begins, replica) = wishes
+        .first()
+        .map_or((Duration::ZERO, 0), |wish| (wish.begins, wish.replica));
+    for wish in wishes {
+        wish.begins = begins + dice.millis(0, 50);
+        wish.replica = replica;
+    }
+    (READY + begins, Blow::TokensRevoked)
+}
+
+/// A replica that was away for longer than others wait is asked for something new as soon as it is back.
+fn come_back(dice: &mut Dice, spells: &[Spell], wishes: &mut [Wish]) {
+    for spell in spells {
+        let Some(replica) = spell.replica else {
+            continue;
+        };
+        let is_long = spell.lasts() > Duration::from_secs(5);
+        let of_replica = matches!(spell.what, Trouble::Stopped | Trouble::LedgerAway);
+        let after = dice.millis(1, 900);
+        if is_long && of_replica && dice.chance(600) {
+            let number = dice.index(wishes.len());
+            let wish = &mut wishes[number];
+            wish.begins = (spell.to + after).saturating_sub(READY);
+            wish.replica = replica;
+        }
+    }
+}
+
 fn wishes(dice: &mut Dice, replicas: usize, active: Duration) -> Vec<Wish> {
-    let count = 2 + dice.below(6);
+    let count = dice.weighted(&[(1, 5), (2, 4), (3, 3), (5, 1), (7, 1)]);
     // Few amounts and cards, so that payments look alike: only our reference tells them apart.
     let amounts: Vec<i64> = (0..2).map(|_| thrown_amount(dice)).collect();
     (0..count)
@@ -358,19 +436,35 @@ fn thrown_amount(dice: &mut Dice) -> i64 {
 }
 
 fn follow_ups(dice: &mut Dice, key: &str, verb: Verb) -> Vec<FollowUpWish> {
-    let count = dice.below(4);
+    let count = dice.weighted(&[(0, 4), (1, 3), (2, 2), (3, 1)]);
+    // Some want the same at once, and more of it than there is.
+    let raced = dice.chance(300).then(|| {
+        let verb = if verb == Verb::Authorize {
+            Verb::Capture
+        } else {
+            Verb::Refund
+        };
+        (verb, dice.millis(0, 8_000))
+    });
     (0..count)
         .map(|number| {
-            let verb = if verb == Verb::Authorize {
+            let any = if verb == Verb::Authorize {
                 dice.weighted(&[(Verb::Capture, 6), (Verb::Void, 2), (Verb::Refund, 3)])
             } else {
                 dice.weighted(&[(Verb::Void, 2), (Verb::Refund, 5)])
             };
+            let after = dice.millis(0, 10_000);
+            let share = dice.pick(&[100, 60, 40, 25]);
+            let (verb, after) = raced.unwrap_or((any, after));
             FollowUpWish {
                 key: format!("{key}-{}-{number}", verb.as_str()),
                 verb,
-                share: dice.pick(&[100, 60, 40, 25]),
-                after: dice.millis(0, 12_000),
+                share: if raced.is_some() {
+                    share.max(60)
+                } else {
+                    share
+                },
+                after,
                 copies: dice.weighted(&[(1, 7), (2, 2)]),
                 dice: dice.fork(),
             }

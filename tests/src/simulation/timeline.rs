@@ -36,6 +36,9 @@ fn head(out: &mut String, plan: &Plan) {
         "seed {}: {} replicas, {:?}\n{:?}\n{:?}, calm at {:?}",
         plan.seed, plan.replicas, plan.figures, plan.account, plan.odds, plan.calm_at
     );
+    if let Some(ambush) = &plan.ambush {
+        let _ = writeln!(out, "{ambush:?}");
+    }
     for spell in &plan.spells {
         let _ = writeln!(out, "{spell:?}");
     }

@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
+use super::ambush::Moment;
 use super::dice::{Dice, SharedDice};
 use super::faults::FaultKind;
 use super::log::{Heard, Place, Sent, What};
@@ -72,16 +73,12 @@ enum Arrival {
 impl Transport for Wire {
     async fn call(&self, call: Call<'_>) -> Exchange {
         let report = Report::new(&*self.clock, call.label);
+        let aim = Aim::of(call.label);
         let mut attempts = 1;
         let strike = loop {
             let now = self.world.log.now();
             let away = Trouble::UpstreamAway;
-            if self
-                .world
-                .plan
-                .troubles(away, self.place.replica, now)
-                .is_some()
-            {
+            if self.world.troubles(away, self.place.replica, now).is_some() {
                 self.world
                     .struck(FaultKind::RefuseConnection, Some(self.place));
                 let connecting = self.dice.with(|dice| dice.millis(0, 600));
@@ -99,6 +96,7 @@ impl Transport for Wire {
                 });
                 sleep(waiting).await;
             }
+            self.reached(Moment::BeforeSend, aim).await;
             if let Err(refusal) = call.gate.may_send() {
                 self.world.log.note(What::Gated {
                     place: self.place,
@@ -118,6 +116,7 @@ impl Transport for Wire {
         };
         // From here on the bytes are on their way, whatever becomes of this process.
         let (sending, arrival) = self.send(&call, strike);
+        self.reached(Moment::Sent, aim).await;
         let heard = if let Some(arrival) = arrival {
             timeout(call.timeout, arrival).await
         } else {
@@ -130,14 +129,17 @@ impl Transport for Wire {
             Ok(Ok(Arrival::Whole(reply))) => {
                 let status = reply.status.as_u16();
                 world.heard(sending, Heard::Answer(status));
+                self.reached(Moment::Heard, aim).await;
                 report.answered(written, reply)
             }
             Ok(Ok(Arrival::Reset) | Err(_)) => {
                 world.heard(sending, Heard::Closed);
+                self.reached(Moment::Unheard, aim).await;
                 report.unknown(written, Ended::Closed)
             }
             Err(_) => {
                 world.heard(sending, Heard::TimedOut);
+                self.reached(Moment::Unheard, aim).await;
                 report.unknown(written, Ended::TimedOut)
             }
         }
@@ -148,6 +150,10 @@ impl Transport for Wire {
 const HEAD_BYTES: u64 = 300;
 
 impl Wire {
+    async fn reached(&self, moment: Moment, aim: Aim) {
+        self.world.reached(moment, aim, self.place).await;
+    }
+
     /// Which fault strikes this request, if any.
     fn strike(&self, label: &str) -> Option<FaultKind> {
         use FaultKind::{
@@ -444,7 +450,7 @@ fn closing(after: Duration) -> oneshot::Receiver<Arrival> {
 
 /// What a call is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Aim {
+pub(super) enum Aim {
     Token,
     Ask,
     Create,

@@ -11,19 +11,20 @@ use gateway_core::operation::StateName;
 use gateway_core::store::{Operation, PaymentQuery, Store};
 use tokio::time::{sleep, sleep_until};
 
+use super::ambush::Sprung;
 use super::caller;
 use super::checker::Evidence;
 use super::dice::Dice;
 use super::faults::{FaultKind, Tally};
 use super::lock_way::SharedLock;
 use super::log::{Heard, Log, Place, What};
-use super::plan::{Blow, Odds, Plan, Trouble};
+use super::plan::{Blow, Odds, Plan, Spell, Trouble};
 use super::replica::{Life, START};
 use crate::memory_store::MemoryStore;
 use crate::simulators::connexpay::{ConnexPay, Rules, Surroundings};
 
 /// From the last moment at which anything can be open until the world must be quiet: a check more, and its pauses.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// So long after the last fault it ends in any case: something then goes on for ever, and the judge says what.
 const ENDLESS: Duration = Duration::from_mins(5);
 
@@ -39,6 +40,7 @@ pub(super) struct World {
     dice: Mutex<Dice>,
     sendings: AtomicUsize,
     calls: AtomicUsize,
+    pub(super) sprung: Sprung,
     /// Requests that the processor has yet to receive.
     on_their_way: Arc<AtomicUsize>,
     over: AtomicBool,
@@ -97,6 +99,7 @@ impl World {
             dice: Mutex::new(dice),
             sendings: AtomicUsize::new(0),
             calls: AtomicUsize::new(0),
+            sprung: Sprung::default(),
             on_their_way: Arc::default(),
             over: AtomicBool::new(false),
             origin,
@@ -135,6 +138,13 @@ impl World {
         } else {
             self.plan.odds
         }
+    }
+
+    /// What troubles that replica at `at`: as planned, or because of an ambush.
+    pub(super) fn troubles(&self, what: Trouble, replica: usize, at: Duration) -> Option<Spell> {
+        let mut sprung = self.sprung.spell();
+        let sprung = sprung.take_if(|spell| spell.troubles(what, replica, at));
+        self.plan.troubles(what, replica, at).or(sprung)
     }
 
     pub(super) fn is_calm(&self) -> bool {
@@ -345,14 +355,10 @@ fn strike(world: &Arc<World>, blow: Blow) {
 }
 
 /// Stops a replica or lets it go on, as the plan has it for now.
-fn look(world: &Arc<World>, replica: usize) {
+pub(super) fn look(world: &Arc<World>, replica: usize) {
     let life = world.life(replica);
     let now = world.log.now();
-    if world
-        .plan
-        .troubles(Trouble::Stopped, replica, now)
-        .is_some()
-    {
+    if world.troubles(Trouble::Stopped, replica, now).is_some() {
         world.struck(FaultKind::Stop, Some(life.place));
         world.log.note(What::Stopped(life.place));
         life.machine.stop();

@@ -24,6 +24,7 @@ pub(super) fn check(view: &View<'_>, found: &mut Vec<Violation>) {
         // Of what is parked nobody knows; whether it may be is another question.
         if operations.all(|operation| is_over(operation) || operation.reverses.is_some()) {
             compare(view, payment, found);
+            agrees(view, payment, found);
         }
     }
     totals(view, found);
@@ -118,6 +119,31 @@ fn compare(view: &View<'_>, payment: &gateway_core::payment::Payment, found: &mu
                 payment.refunded
             ),
         );
+    }
+}
+
+/// The create says of its payment what the payment says of itself; a cancellation may have come between them.
+fn agrees(view: &View<'_>, payment: &gateway_core::payment::Payment, found: &mut Vec<Violation>) {
+    use PaymentStatus::{Cancelled, Declined, Failed, Pending, Reversed, Unknown};
+    let mut operations = view.evidence.operations.iter();
+    let create = operations.find(|operation| {
+        operation.payment == Some(payment.id)
+            && operation.verb.is_create()
+            && operation.cancel_requested_at.is_none()
+            && operation.state.is_final()
+    });
+    let Some(create) = create else { return };
+    let nothing = matches!(
+        payment.status,
+        Pending | Unknown | Declined | Failed | Reversed | Cancelled
+    );
+    if (create.state.name() == StateName::Approved) == nothing {
+        let detail = format!(
+            "{}: its payment is {}",
+            name(create),
+            payment.status.as_str()
+        );
+        say(found, StateEqualsBooks, detail);
     }
 }
 

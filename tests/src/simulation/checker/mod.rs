@@ -14,6 +14,7 @@ use gateway_core::operation::{StateName, Verb};
 use gateway_core::payment::Payment;
 use gateway_core::store::{Event, Operation, PaymentQuery, Store};
 
+use super::faults::FaultKind;
 use super::log::{Entry, Heard, Key, Number, Place, Sent, What};
 use super::plan::{Plan, Spell, Trouble};
 use super::world::World;
@@ -32,6 +33,7 @@ pub(super) enum Invariant {
     TotalsHold,
     NoSilentFailure,
     SentWhileWaitedFor,
+    AdoptedIsNotSent,
     CancelledIsNotSent,
     CancelledIsGone,
     HeldAnswerStands,
@@ -55,6 +57,7 @@ impl Invariant {
             Self::TotalsHold => "captures within the authorization, refunds within the captures",
             Self::NoSilentFailure => "no failure told while money moved",
             Self::SentWhileWaitedFor => "no first byte after the end of the caller's wait",
+            Self::AdoptedIsNotSent => "nothing sent by whom it was taken from",
             Self::CancelledIsNotSent => "nothing sent by who knew of the cancellation",
             Self::CancelledIsGone => "a cancelled key stays cancelled, and its money comes back",
             Self::HeldAnswerStands => "no reversal of what a live replica knew to be approved",
@@ -100,20 +103,16 @@ impl Evidence {
         };
         let payments = world.ledger.payments(&all).await;
         let operations = world.operations().await;
-        let mut events = Vec::new();
-        for operation in &operations {
-            let of = world.ledger.timeline(operation.id).await;
-            events.extend(of.expect("memory answers"));
-        }
-        events.sort_by_key(|event| event.cursor);
+        let mut plan = world.plan.clone();
+        plan.spells.extend(world.sprung.spell());
         Self {
-            plan: world.plan.clone(),
-            entries: world.log.entries().clone(),
+            plan,
+            entries: std::mem::take(&mut *world.log.entries()),
             books: world.processor.books(),
             operations,
             payments: payments.expect("memory answers"),
             postings: world.ledger.postings(),
-            events,
+            events: world.ledger.take_events(),
         }
     }
 
@@ -294,12 +293,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The ledger is away for all of several replicas: that makes none of them silent.
-    fn is_away(&self, at: Duration) -> bool {
-        self.outages()
-            .any(|spell| (spell.from..=spell.to).contains(&at))
-    }
-
+    /// The times at which the ledger is away for all of several replicas: that makes none of them silent.
     fn outages(&self) -> impl Iterator<Item = &'a Spell> {
         let plan = &self.evidence.plan;
         plan.spells.iter().filter(|spell| {
@@ -307,7 +301,8 @@ impl<'a> View<'a> {
         })
     }
 
-    /// Whether anything went wrong at this replica, or with its way to the ledger, between these instants.
+    /// Whether anything went wrong at this replica, or with its way to the ledger, between these instants. One call to the
+    /// ledger that fails by itself is nothing to a replica that asks again.
     fn was_troubled(&self, place: Place, from: Duration, to: Duration) -> bool {
         use super::plan::Trouble::{LedgerAway, Stopped};
         let plan = &self.evidence.plan;
@@ -318,38 +313,31 @@ impl<'a> View<'a> {
                 && spell.from <= to
                 && spell.to >= from
         });
-        spell
-            || self.evidence.entries.iter().any(|entry| {
-                let here = |at: &Place| *at == place;
-                match &entry.what {
-                    What::Crashed(at) => here(at),
-                    What::Struck {
-                        fault,
-                        place: Some(at),
-                    } => {
-                        use super::faults::FaultKind::{
-                            Crash, LedgerContended, LedgerLostHalfWritten, LedgerLostUnwritten,
-                            LedgerLostWritten, LedgerSlow, LedgerUnreachable, Stop,
-                        };
-                        let of_ledger = matches!(
-                            fault,
-                            LedgerContended
-                                | LedgerLostHalfWritten
-                                | LedgerLostUnwritten
-                                | LedgerLostWritten
-                                | LedgerSlow
-                                | LedgerUnreachable
-                                | Stop
-                        );
-                        let dies = *fault == Crash;
-                        let in_time = (from..=to).contains(&entry.at);
-                        here(at) && (dies || of_ledger && in_time && !self.is_away(entry.at))
-                    }
-                    _ => false,
-                }
-            })
+        let is_away = |at| plan.troubles(LedgerAway, place.replica, at).is_some();
+        let mut strikes = 0;
+        let mut dies = false;
+        for entry in self.evidence.entries.iter().filter(|entry| entry.at <= to) {
+            if let What::Crashed(at) = &entry.what {
+                dies |= *at == place;
+            }
+            let What::Struck { fault, place: at } = &entry.what else {
+                continue;
+            };
+            if *at != Some(place) {
+                continue;
+            }
+            // It dies some polls later, which nobody notes.
+            dies |= *fault == FaultKind::Crash;
+            // With one before it, and a silence that began with that, a second one may be one too many.
+            let counts = fault.is_of_ledger() && entry.at + LONGEST_GAP >= from;
+            strikes += u32::from(counts && !is_away(entry.at));
+        }
+        spell || dies || strikes > 1
     }
 }
+
+/// So long before a send its replica may have been heard of last.
+const LONGEST_GAP: Duration = Duration::from_secs(4);
 
 fn is_over(operation: &Operation) -> bool {
     let state = operation.state.name();

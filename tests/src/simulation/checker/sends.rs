@@ -9,7 +9,8 @@ use gateway_core::store::EventKind;
 
 use super::super::log::{Act, Heard};
 use super::Invariant::{
-    CancelledIsNotSent, HeldAnswerStands, OneRepeatPer401, RecordedBeforeSent, SentWhileWaitedFor,
+    AdoptedIsNotSent, CancelledIsNotSent, HeldAnswerStands, OneRepeatPer401, RecordedBeforeSent,
+    SentWhileWaitedFor,
 };
 use super::answers::stood_still;
 use super::{CallView, SendView, View, Violation, name, say};
@@ -31,6 +32,7 @@ pub(super) fn check(view: &View<'_>, found: &mut Vec<Violation>) {
     }
     for (operation, sends) in &of {
         counted(view, *operation, sends, found);
+        not_adopted(view, *operation, sends, found);
     }
     while_waited_for(view, found);
     not_cancelled(view, found);
@@ -95,6 +97,29 @@ fn counts(view: &View<'_>, operation: OperationId, send: &SendView<'_>) -> usize
     counted.count()
 }
 
+/// Before anybody may adopt an operation, its owner has stopped sending it.
+fn not_adopted(
+    view: &View<'_>,
+    operation: OperationId,
+    sends: &[&SendView<'_>],
+    found: &mut Vec<Violation>,
+) {
+    for send in sends {
+        let mut before = view.evidence.events.iter().rev().filter(|event| {
+            event.operation == operation && event.cursor.transaction <= send.sent.committed
+        });
+        let last = before.find(|event| {
+            matches!(event.kind, EventKind::Send | EventKind::Adopted)
+                || event.to == Some(StateName::Recorded)
+        });
+        if last.is_some_and(|event| event.kind == EventKind::Adopted) {
+            let operation = name(view.by_id[&operation]);
+            let detail = format!("{operation}: sent by {} at {:?}", send.sent.place, send.at);
+            say(found, AdoptedIsNotSent, detail);
+        }
+    }
+}
+
 /// A create leaves while somebody at that replica waits for it, and not later.
 fn while_waited_for(view: &View<'_>, found: &mut Vec<Violation>) {
     for send in &view.sends {
@@ -147,8 +172,8 @@ fn not_cancelled(view: &View<'_>, found: &mut Vec<Violation>) {
     }
 }
 
-/// How long a live replica may take to write down what it heard.
-const WRITING: Duration = Duration::from_secs(4);
+/// How long a live replica may take to write down what it heard: less than others must wait before they may think it silent.
+const WRITING: Duration = Duration::from_millis(4_500);
 
 /// An approval that was heard by a replica in good health is what its caller is told.
 fn held_answers(view: &View<'_>, found: &mut Vec<Violation>) {
