@@ -1,5 +1,8 @@
 //! The rules of money: operations, payments, the ledger, and how every unknown outcome ends.
 
+#[macro_use]
+pub mod sabotage;
+
 pub mod by_hand;
 pub mod card;
 pub mod clock;

@@ -164,9 +164,9 @@ impl Liveness {
             .confirmed
             .is_some_and(|last| now.since(last) <= self.options.gap_max);
         fresh
-            && seen
-                .unbroken_since
-                .is_some_and(|start| now.since(start) >= self.options.silent_after)
+            && seen.unbroken_since.is_some_and(|start| {
+                now.since(start) >= self.options.silent_after || sabotaged!(AdoptAfterOutage)
+            })
     }
 
     /// The replicas that were silent while this one was not, each with the counter at which it was seen standing: by the time
@@ -180,6 +180,8 @@ impl Liveness {
         let Some(unbroken_since) = seen.unbroken_since else {
             return Vec::new();
         };
+        #[cfg(feature = "sabotage")]
+        let unbroken_since = crate::sabotage::since_ever(unbroken_since);
         let silent =
             |other: &Other| now.since(other.moved.max(unbroken_since)) >= self.options.silent_after;
         let mut replicas: Vec<Heartbeat> = seen

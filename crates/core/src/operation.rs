@@ -252,6 +252,8 @@ pub struct IllegalTransition {
 
 /// What a verdict makes of an operation that is recorded or unknown. `sends` counts this one.
 pub fn after_send(verb: Verb, asked: Money, sends: u32, verdict: Verdict) -> State {
+    #[cfg(feature = "sabotage")]
+    let sends = crate::sabotage::sends(sends, &verdict);
     match verdict {
         Verdict::Approved(approval) if verb != Verb::Verify && approval.amount != asked => {
             State::Unknown {
@@ -364,6 +366,10 @@ pub fn effects(
             ..nothing
         }
     };
+    #[cfg(feature = "sabotage")]
+    if sabotaged!(ReservationKept) {
+        effects.releases = Reserved::default();
+    }
     if facts.verb.is_create() {
         effects.status = StatusChange::Set(match to {
             StateName::Approved => return Ok(approved(facts, effects)),

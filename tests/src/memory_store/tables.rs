@@ -133,7 +133,7 @@ pub(super) fn check_operation(row: &Held, before: Option<&Held>) -> Result<(), S
             "final_stays_final",
             before.is_none_or(|before| {
                 let was = before.operation.state.name();
-                !was.is_final() || was == state
+                !was.is_final() || was == state || gateway_core::sabotaged!(LateSettleOverwrites)
             }),
         ),
     ];

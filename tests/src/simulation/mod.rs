@@ -19,6 +19,8 @@ mod lock_way;
 mod log;
 mod plan;
 mod replica;
+#[cfg(feature = "sabotage")]
+mod sabotages;
 #[cfg(test)]
 mod tests;
 mod timeline;
@@ -56,6 +58,10 @@ pub struct Simulation {
     /// Print the timeline, whether anything fails or not.
     #[arg(long)]
     show: bool,
+    /// Break one promise of the product by its name, or each in turn (`all`), and play until that is found.
+    #[cfg(feature = "sabotage")]
+    #[arg(long)]
+    sabotage: Option<String>,
 }
 
 /// One history, played and judged.
@@ -95,6 +101,14 @@ struct Sum {
 
 /// Plays them all, and prints what came of it. Whether everything held.
 pub fn run(wanted: &Simulation) -> bool {
+    #[cfg(feature = "sabotage")]
+    if let Some(name) = &wanted.sabotage {
+        return sabotages::run(wanted, name);
+    }
+    play_all(wanted)
+}
+
+fn play_all(wanted: &Simulation) -> bool {
     let began = Instant::now();
     let sum = Sum::default();
     std::thread::scope(|scope| {

@@ -28,6 +28,8 @@ fn every_promise_holds_in_a_share_of_histories() {
         jobs: jobs.try_into().expect("a few"),
         go_on: false,
         show: false,
+        #[cfg(feature = "sabotage")]
+        sabotage: None,
     };
     assert!(
         run(&share),

@@ -144,6 +144,8 @@ impl Shared {
     ) {
         let mut begun = Some(begun);
         let cancel = self.cancel_flag(&intent.client, &intent.key);
+        #[cfg(feature = "sabotage")]
+        crate::sabotage::before_record(&account, &intent, &payer, self.clock.now()).await;
         let Some(recorded) = self.record_surely(&intent, &mut begun).await else {
             return;
         };

@@ -29,12 +29,15 @@ impl SendGate for Gate<'_> {
     fn may_send(&self) -> Result<(), NotSent> {
         if self
             .cancelled
-            .is_some_and(|flag| flag.load(Ordering::SeqCst))
+            .is_some_and(|flag| flag.load(Ordering::SeqCst) && !sabotaged!(CancelNotReadBeforeSend))
         {
             return Err(NotSent::CancelRequested);
         }
-        if self.clock.tick() > self.send_by {
+        if self.clock.tick() > self.send_by && !sabotaged!(SendAfterTheWait) {
             return Err(NotSent::TooLate);
+        }
+        if sabotaged!(SendWithoutHeartbeat) {
+            return Ok(());
         }
         self.liveness.vouches_since(self.since)
     }
@@ -175,7 +178,9 @@ impl Shared {
                     self.tell(&settled, &settlement);
                     return Some(settled);
                 }
-                Err(error @ (JournalError::Unavailable(_) | JournalError::Unreachable(_))) => {
+                Err(error @ (JournalError::Unavailable(_) | JournalError::Unreachable(_)))
+                    if !sabotaged!(AnswerDropped) =>
+                {
                     tracing::debug!(
                         error = &error as &dyn std::error::Error,
                         payment.operation.id = %settlement.operation,

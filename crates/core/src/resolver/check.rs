@@ -119,6 +119,13 @@ impl Checking<'_> {
             .look_up(&operation.subject(), control.as_ref())
             .await;
         self.evidence.extend(evidence);
+        #[cfg(feature = "sabotage")]
+        let finding = match finding {
+            Finding::CouldNotAsk { .. } if sabotaged!(CouldNotAskIsNotFound) => {
+                Finding::NotFound { conclusive: true }
+            }
+            finding => finding,
+        };
         Ok(finding)
     }
 }

@@ -30,7 +30,8 @@ impl Checking<'_> {
                     .await
             }
             Finding::NotFound { conclusive } => {
-                let may_repeat = self.capabilities.repeat != Repeat::Never
+                let may_repeat = (self.capabilities.repeat != Repeat::Never
+                    || sabotaged!(SecondReturn))
                     && self.operation.sends <= REPEATS_MAX
                     && !self.shared.options.quarantine;
                 if may_repeat {

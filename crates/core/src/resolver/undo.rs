@@ -33,6 +33,10 @@ impl Checking<'_> {
     ) -> Result<Attempt, Stop> {
         let shared = self.shared;
         let since = shared.clock.tick();
+        #[cfg(feature = "sabotage")]
+        if sabotaged!(ReversalWithoutRecord) {
+            return Ok(self.undo_unrecorded(&form).await);
+        }
         let wanted = ReversalIntent {
             of: self.operation.id,
             epoch: self.operation.epoch,
@@ -146,6 +150,20 @@ impl Checking<'_> {
                 .await;
         }
         Ok(())
+    }
+}
+
+#[cfg(feature = "sabotage")]
+impl Checking<'_> {
+    async fn undo_unrecorded(&self, form: &ReversalForm) -> Attempt {
+        let (connector, subject) = (&self.account.connector, self.operation.subject());
+        let gate = crate::connector::AlwaysOpen;
+        let undo = connector.reverse(&subject, form, &gate).await;
+        let nobody = Operation {
+            state: State::Recorded,
+            ..self.operation.clone()
+        };
+        Attempt::Outcome(undo.outcome, nobody)
     }
 }
 

@@ -267,6 +267,10 @@ impl Intent {
     /// Whether `holder`, which has our key, was the same request. Without the HMAC key it was made with, what can still be
     /// compared is compared.
     pub fn is_same_request_as(&self, holder: &Operation) -> bool {
+        #[cfg(feature = "sabotage")]
+        if sabotaged!(FingerprintIgnored) {
+            return true;
+        }
         match holder.fingerprint.compare(&self.form, &self.keys) {
             Comparison::Same => return true,
             Comparison::Different => return false,
@@ -406,7 +410,7 @@ pub const RESOLVE_SLACK: Duration = Duration::from_secs(30);
 impl Operation {
     /// The original cannot arrive any more.
     pub fn past_horizon(&self) -> bool {
-        self.read_at >= self.late_after
+        self.read_at >= self.late_after || sabotaged!(NotFoundIsFinal)
     }
 
     /// From the count of a further send until its first byte: what the horizon counts with, whatever the account's timeout.

@@ -222,6 +222,10 @@ impl TokenKeeper {
     /// The flight under way, or a new one, or why none may start now.
     fn board(self: &Arc<Self>, state: &mut State, now: Tick) -> Result<Flight, TokenError> {
         if let Some((_, flight)) = &state.flight {
+            #[cfg(feature = "sabotage")]
+            if sabotaged!(RefreshDropsWaiter) {
+                return Ok(futures_util::future::pending().boxed().shared());
+            }
             return Ok(flight.clone());
         }
         if let Some(failure) = state.failure.as_ref().filter(|failure| now < failure.until) {

@@ -114,6 +114,17 @@ impl<W: Transport> Client<W> {
         let second = self
             .call_once(request, &token, left(), gate, evidence)
             .await;
+        #[cfg(feature = "sabotage")]
+        let mut second = second;
+        #[cfg(feature = "sabotage")]
+        while gateway_core::sabotaged!(RepeatAfterEvery401)
+            && matches!(&second, Ok(response) if response.status == StatusCode::UNAUTHORIZED)
+        {
+            let timeout = request.timeout;
+            second = self
+                .call_once(request, &token, timeout, gate, evidence)
+                .await;
+        }
         if second
             .as_ref()
             .is_ok_and(|response| response.status == StatusCode::UNAUTHORIZED)
@@ -148,6 +159,17 @@ impl<W: Transport> Client<W> {
             })
             .await;
         evidence.push(exchange.evidence);
+        #[cfg(feature = "sabotage")]
+        if let Err(CallFailure::Unknown(UnknownReason::Closed { detail })) = &exchange.result {
+            if gateway_core::sabotaged!(ResendAfterClose) {
+                let again = self.call_once(request, token, timeout, gate, evidence);
+                return Box::pin(again).await;
+            }
+            if gateway_core::sabotaged!(ClosedIsNotSent) {
+                let detail = detail.clone();
+                return Err(CallFailure::NotSent(NotSent::Unreachable { detail }));
+            }
+        }
         exchange.result
     }
 }

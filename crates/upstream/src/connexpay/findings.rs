@@ -41,7 +41,14 @@ impl<W: Transport> Asking<'_, W> {
             }
         }
         let reference = subject.reference.as_str();
-        let rows = match self.search(kind, &Filter::OrderNumber(reference)).await {
+        let filter = Filter::OrderNumber(reference);
+        #[cfg(feature = "sabotage")]
+        let filter = if gateway_core::sabotaged!(LookUpByAmount) {
+            Filter::Days(subject)
+        } else {
+            filter
+        };
+        let rows = match self.search(kind, &filter).await {
             Ok(rows) => rows,
             Err(detail) => return Finding::CouldNotAsk { detail },
         };
@@ -53,7 +60,11 @@ impl<W: Transport> Asking<'_, W> {
                 continue;
             };
             match self.read(kind, &guid).await {
-                Ok(record) if carries(&record, &row, reference) => {
+                Ok(record)
+                    if carries(&record, &row, reference)
+                        || gateway_core::sabotaged!(LookUpByAmount)
+                            && self.money(record.amount.as_ref()) == Some(subject.amount) =>
+                {
                     ours.push(with_row(record, row));
                 }
                 Ok(_) => {}
@@ -130,6 +141,7 @@ impl<W: Transport> Asking<'_, W> {
             row.order_number
                 .as_deref()
                 .is_none_or(|order| order == reference)
+                || gateway_core::sabotaged!(LookUpByAmount)
         };
         let mut rows: Vec<Record> = rows.into_iter().filter(possible).collect();
         rows.sort_by_key(|row| self.money(row.amount.as_ref()) != Some(self.subject.amount));

@@ -137,7 +137,7 @@ pub(in crate::store) fn claimed(intent: &Intent, now: Timestamp) -> Held {
     let (prepared, reserved) = match &intent.kind {
         IntentKind::FollowUp {
             prepared, reserve, ..
-        } => (prepared.clone(), *reserve),
+        } => (prepared.clone(), taken(*reserve)),
         IntentKind::Create { .. } | IntentKind::Verification => (None, Reserved::default()),
     };
     let create = matches!(intent.kind, IntentKind::Create { .. });
@@ -214,6 +214,7 @@ async fn create<T: Transaction>(
     row: Won,
     once_per_order: bool,
 ) -> Result<Recorded, StoreError> {
+    let once_per_order = once_per_order && !sabotaged!(OrderIgnored);
     if let (true, Some(order)) = (once_per_order, &intent.order_reference) {
         let id = operation_of(&row).id;
         if let Some(live) = tx.live_create(&intent.account, order, id).await? {
@@ -313,12 +314,23 @@ async fn follow_up<T: Transaction>(
     if tx.is_being_undone(*id).await? {
         return Ok(Recorded::Busy { with: None });
     }
-    payment.busy_with = Some(operation_of(&row).id);
+    let reserve = taken(*reserve);
+    if !sabotaged!(ReservationNotTaken) {
+        payment.busy_with = Some(operation_of(&row).id);
+    }
     payment.capture_reserved = sum(payment.capture_reserved, reserve.capture)?;
     payment.refund_reserved = sum(payment.refund_reserved, reserve.refund)?;
     payment.version += 1;
     tx.write_payment(&payment).await?;
     begin(tx, intent, row, Some(&payment)).await
+}
+
+/// What a follow-up takes of its payment, of what it asked for.
+fn taken(asked: Reserved) -> Reserved {
+    if sabotaged!(ReservationNotTaken) {
+        return Reserved::default();
+    }
+    asked
 }
 
 /// What keeps a follow-up from being recorded now.

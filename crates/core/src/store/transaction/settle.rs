@@ -46,9 +46,13 @@ async fn settle_one<T: Transaction>(
     settlement: &Settlement,
 ) -> Result<Settled, StoreError> {
     let operation = &row.operation;
-    let mine = operation.epoch == settlement.epoch;
+    let mine = operation.epoch == settlement.epoch || sabotaged!(SettleWithoutEpoch);
     let is_final = operation.state.is_final();
-    if mine && !is_final && operation.state.name() == settlement.from {
+    let as_left = operation.state.name() == settlement.from
+        || sabotaged!(AdoptWithoutEpoch)
+        || sabotaged!(ReversalKeepsEpoch)
+            && operation.state.name().may_become(settlement.to.name());
+    if mine && !is_final && as_left {
         let change = Change {
             to: settlement.to.clone(),
             effects: &settlement.effects,
@@ -62,6 +66,12 @@ async fn settle_one<T: Transaction>(
     // The same end, to the last detail: an earlier try whose acknowledgement was lost. A final state never changes, so
     // whoever wrote it, this is what the record says.
     if operation.state == settlement.to && (mine || is_final) {
+        return Ok(Settled::Applied(Box::new(row.operation)));
+    }
+    #[cfg(feature = "sabotage")]
+    if is_final && sabotaged!(LateSettleOverwrites) {
+        row.operation.state = settlement.to.clone();
+        tx.write_operation(&row).await?;
         return Ok(Settled::Applied(Box::new(row.operation)));
     }
     keep_late(tx, &mut row, settlement).await?;

@@ -66,6 +66,10 @@ pub async fn cancel<T: Transaction>(
 
     let operation = &mut row.operation;
     match operation.state.name() {
+        #[cfg(feature = "sabotage")]
+        StateName::Recorded if sabotaged!(CancelNotReadAtSettle) => {
+            tx.write_operation(&row).await?;
+        }
         StateName::Recorded => {
             operation.epoch += 1;
             take_away(tx, &mut row, wish.check_after, "cancellation requested").await?;
@@ -186,7 +190,7 @@ pub async fn begin_reversal<T: Transaction>(
         Ok(reversal) => reversal,
         Err(answer) => return Ok(answer),
     };
-    of.operation.epoch += 1;
+    of.operation.epoch += i64::from(!sabotaged!(ReversalKeepsEpoch));
     of.operation.owner = wanted.owner;
     tx.write_operation(&of).await?;
     if let Some(payment) = &payment {
@@ -269,7 +273,10 @@ async fn send_again<T: Transaction>(
     }
     let sent = state != StateName::NotSent;
     // A second return is a second payment to the cardholder, and so is a void after a return of unknown outcome.
-    if sent && matches!(operation.reversal_form, Some(ReversalForm::Refund { .. })) {
+    if sent
+        && matches!(operation.reversal_form, Some(ReversalForm::Refund { .. }))
+        && !sabotaged!(SecondReturn)
+    {
         return Ok(Err(ReversalBegun::AlreadySent {
             reversal: Box::new(reversal.operation),
         }));

@@ -21,7 +21,8 @@ pub async fn adopt<T: Transaction>(
     for mut row in rows {
         let from = row.operation.owner;
         row.operation.owner = me;
-        row.operation.epoch += 1;
+        row.operation.epoch +=
+            i64::from(!(sabotaged!(AdoptWithoutEpoch) || sabotaged!(ReversalKeepsEpoch)));
         if row.operation.state == State::Recorded {
             take_away(tx, &mut row, std::time::Duration::ZERO, reason).await?;
         } else {
