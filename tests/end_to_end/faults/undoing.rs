@@ -382,7 +382,7 @@ async fn totals_that_others_changed_are_parked() {
             .connexpay()
             .wait_for_requests(1, |record| record.verb == verb::RETURN);
         sent.await.expect("our return to be sent");
-        return_by_hand(&stage, &sale, 7.5).await;
+        return_by_hand(&stage, &sale, 7.5, 1).await;
     };
     tokio::join!(stage.ask(&mut cells), by_hand);
     cells[0].until_parked(&stage).await;
@@ -424,8 +424,28 @@ async fn a_row_that_shows_no_change_ends_no_follow_up() {
     stage.end("no read", &mut cells, expected).await;
 }
 
-/// A return from the processor's own portal.
-async fn return_by_hand(stage: &Stage, sale: &str, amount: f64) {
+/// A merchant may have more returns in a few days than one search lists: a refund whose answer was lost is found among
+/// those of its amount.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refund_is_found_among_many() {
+    let stage = quick().await;
+    let two = [(Act::Refund, false), (Act::RefundCaptured, false)];
+    let mut cells = stage.cells(&two).await;
+    return_by_hand(&stage, cells[1].parent(), 0.5, 101).await;
+    let hang = cells[0].struck_by(&Fault::new(Kind::CommitThenHang));
+    stage.strike(vec![hang]).await;
+    cells[0].ask(&stage).await;
+    let found = Expected {
+        first: &[201, 504],
+        last: &[(Final::Approved, Effect::Once)],
+        sends_max: 1,
+    };
+    let (_, wrong) = cells[0].end(&stage, found).await;
+    assert_eq!(wrong, [""; 0]);
+}
+
+/// Returns from the processor's own portal.
+async fn return_by_hand(stage: &Stage, sale: &str, amount: f64, count: u32) {
     let http = reqwest::Client::new();
     let url = stage.world.simulators.connexpay_url();
     let login = format!("grant_type=password&username={USERNAME}&password={PASSWORD}");
@@ -437,11 +457,13 @@ async fn return_by_hand(stage: &Stage, sale: &str, amount: f64) {
     let token: serde_json::Value =
         serde_json::from_slice(&token.expect("a body")).expect("a token");
     let body = serde_json::json!({"DeviceGuid": DEVICE_USD, "SaleGuid": sale, "Amount": amount});
-    let returned = http
-        .post(format!("{url}/returns"))
-        .bearer_auth(token["access_token"].as_str().expect("a token"))
-        .header("content-type", "application/json")
-        .body(body.to_string());
-    let status = returned.send().await.expect("an answer").status();
-    assert!(status.is_success(), "{status}");
+    for _ in 0..count {
+        let returned = http
+            .post(format!("{url}/returns"))
+            .bearer_auth(token["access_token"].as_str().expect("a token"))
+            .header("content-type", "application/json")
+            .body(body.to_string());
+        let status = returned.send().await.expect("an answer").status();
+        assert!(status.is_success(), "{status}");
+    }
 }

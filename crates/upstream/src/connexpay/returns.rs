@@ -112,13 +112,22 @@ impl<W: Transport> Asking<'_, W> {
         }
     }
 
-    /// The approved returns of a sale. Rows do not name their sale, so the records are read; the card narrows which.
+    /// The approved returns of a sale; only ours, where it is found among those of its amount: a merchant may have more
+    /// returns in these days than one search lists, and few of them are of one amount.
     async fn returns_of(&mut self, sale: &str, record: &Record) -> Returns {
-        let mut returns = Returns::default();
-        let mut rows = match self
-            .search(Kind::Returns, &Filter::Days(self.subject))
+        let of_amount = Filter::DaysAndAmount(self.subject);
+        let narrowed = self.returns_among(&of_amount, sale, record).await;
+        if narrowed.ours.is_some() {
+            return narrowed;
+        }
+        self.returns_among(&Filter::Days(self.subject), sale, record)
             .await
-        {
+    }
+
+    /// Rows do not name their sale, so the records are read; the card narrows which.
+    async fn returns_among(&mut self, filter: &Filter<'_>, sale: &str, record: &Record) -> Returns {
+        let mut returns = Returns::default();
+        let mut rows = match self.search(Kind::Returns, filter).await {
             Ok(rows) => rows,
             Err(detail) => {
                 returns.unread = Some(detail);

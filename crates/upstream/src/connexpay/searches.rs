@@ -9,6 +9,7 @@ use gateway_core::money::Money;
 use gateway_core::token::Token;
 use http::{Method, StatusCode};
 
+use super::amount::Major;
 use super::answers::Status;
 use super::client::{Request, reply};
 use super::wire::{Record, SearchAnswer, SearchRequest, day};
@@ -56,6 +57,8 @@ pub(super) enum Filter<'a> {
     OrderNumber(&'a str),
     /// Around the day on which the operation was recorded.
     Days(&'a Subject),
+    /// Of those, the ones of its amount: may be refused or ignored, so what is not among them may exist all the same.
+    DaysAndAmount(&'a Subject),
 }
 
 /// What stands of a transaction at this moment.
@@ -180,15 +183,23 @@ impl<'a, W: Transport> Asking<'a, W> {
             Filter::OrderNumber(reference) => SearchRequest {
                 merchant_guid,
                 order_number: Some(reference),
+                amount_from: None,
+                amount_to: None,
                 time_stamp_from: None,
                 time_stamp_to: None,
             },
-            Filter::Days(subject) => SearchRequest {
-                merchant_guid,
-                order_number: None,
-                time_stamp_from: Some(day(subject.recorded_at - DAY)),
-                time_stamp_to: Some(day(subject.recorded_at + DAY + DAY)),
-            },
+            Filter::Days(subject) | Filter::DaysAndAmount(subject) => {
+                let amount =
+                    matches!(filter, Filter::DaysAndAmount(_)).then(|| Major(subject.amount));
+                SearchRequest {
+                    merchant_guid,
+                    order_number: None,
+                    amount_from: amount,
+                    amount_to: amount,
+                    time_stamp_from: Some(day(subject.recorded_at - DAY)),
+                    time_stamp_to: Some(day(subject.recorded_at + DAY + DAY)),
+                }
+            }
         };
         let (path, label) = kind.search();
         let request = Request {

@@ -137,13 +137,17 @@ pub(super) struct TimeoutReversalRequest<'a> {
     pub(super) sequence_number: &'a str,
 }
 
-/// `POST /Search/{kind}/false/1/{size}`. The one filter that is known to work, or a window of days.
+/// `POST /Search/{kind}/false/1/{size}`. The one filter that is known to work, or a window of days, and amounts within it.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct SearchRequest<'a> {
     pub(super) merchant_guid: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) order_number: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) amount_from: Option<Major>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) amount_to: Option<Major>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) time_stamp_from: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
