@@ -2,6 +2,7 @@
 //! targets for hostile input.
 
 pub mod bench;
+pub mod drill;
 pub mod hostile;
 pub mod local;
 pub mod memory_store;

@@ -1,4 +1,4 @@
-//! Runs the simulators, the whole local stack, or the benchmark.
+//! Runs the simulators, the whole local stack, the drill or the benchmark.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use gateway_http::process::forbid_core_dumps;
 use sandbox::bench::{self, Bench};
+use sandbox::drill::{self, Drill};
 use sandbox::local::{self, Local};
 #[cfg(feature = "simulation")]
 use sandbox::simulation::{self, Simulation};
@@ -22,6 +23,8 @@ struct Arguments {
 enum Command {
     /// Measure the built gateway against what its own ledger can do.
     Bench(Bench),
+    /// Kill, pause and cut off gateways and servers under load, then audit what became of the money.
+    Drill(Drill),
     /// Run gateway and simulated processors in one process until Ctrl-C.
     Local(Local),
     /// Play whole worlds under seeds, with everything going wrong in them.
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
 async fn run() -> ExitCode {
     let done: Result<(), Box<dyn Error>> = match Arguments::parse().command {
         Command::Bench(wanted) => bench::run(wanted).await.map_err(Into::into),
+        Command::Drill(wanted) => drill::run(wanted).await.map_err(Into::into),
         Command::Local(local) => local::run(local).await.map_err(Into::into),
         #[cfg(feature = "simulation")]
         Command::Simulation(wanted) => {

@@ -4,80 +4,21 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use sandbox::simulators::connexpay::{SANDBOX_CARDS, verb};
-use sandbox::simulators::{Fault, Kind};
 use sandbox::stack::eventually;
-use sandbox::world::{Caller, Reply, World, amount, sale};
+use sandbox::world::{Caller, Reply, World, amount, sale, weather};
 use serde_json::{Value, json};
 
 use super::stage::{Pace, Stage};
 
 const PATIENCE: Duration = Duration::from_mins(1);
+/// The upstream's, at [`Pace::QUICK`].
+const TIMEOUT: Duration = Duration::from_secs(1);
 /// Sales, and as many authorizations.
 const PAYMENTS: i64 = 16;
 /// Approved, at the least.
 const SALES_MIN: usize = 3;
 const HOLDS_MIN: usize = 6;
 const REFUNDS_MIN: usize = 4;
-
-/// What may strike a request that moves money, and how often of a hundred times.
-const OF_MONEY: &[(Kind, u8)] = &[
-    (Kind::ResetBeforeRead, 5),
-    (Kind::HangBeforeCommit, 4),
-    (Kind::CommitThenHang, 6),
-    (Kind::CommitThenReset, 6),
-    (Kind::CommitThenTruncate, 5),
-    (Kind::CommitThen500, 5),
-    (Kind::CommitThenCode, 4),
-    (Kind::CommitThenGarbage, 4),
-    (Kind::CommitThenStatus, 4),
-    (Kind::CommitLate, 8),
-    (Kind::Http500, 4),
-    (Kind::Http429, 3),
-    (Kind::SlowDrip, 4),
-    (Kind::Decline422, 3),
-    (Kind::Decline2xx, 3),
-];
-
-/// And a create. A follow-up that is done in part waits for a person, and keeps its payment until then.
-const OF_A_CREATE: &[(Kind, u8)] = &[(Kind::PartialApproval, 4)];
-
-/// And a question, or a reversal.
-const OF_ASKING: &[(Kind, u8)] = &[
-    (Kind::ResetBeforeRead, 5),
-    (Kind::CommitThenHang, 5),
-    (Kind::CommitThenReset, 8),
-    (Kind::CommitThenTruncate, 5),
-    (Kind::CommitThen500, 8),
-    (Kind::CommitThenGarbage, 5),
-    (Kind::Route404, 5),
-];
-
-fn faults() -> Vec<Fault> {
-    let creates = [verb::SALE, verb::AUTH_ONLY];
-    let follow_ups = [verb::CAPTURE, verb::VOID, verb::RETURN];
-    let asking = [verb::TIMEOUT_REVERSAL, verb::SEARCH, verb::READ];
-    let fault = |verb, (kind, chance): &(Kind, u8)| {
-        let fault = Fault::on(*kind, verb).probability(f64::from(*chance) / 100.0);
-        match kind {
-            Kind::CommitLate => fault.delay(Duration::from_millis(1_700)),
-            Kind::SlowDrip => fault.delay(Duration::from_millis(1_500)),
-            _ => fault,
-        }
-    };
-    let each = |verbs: &[&'static str], chances: &[(Kind, u8)]| {
-        let pairs = verbs
-            .iter()
-            .flat_map(|verb| chances.iter().map(|chance| fault(*verb, chance)));
-        pairs.collect::<Vec<_>>()
-    };
-    [
-        each(&creates, OF_MONEY),
-        each(&creates, OF_A_CREATE),
-        each(&follow_ups, OF_MONEY),
-        each(&asking, OF_ASKING),
-    ]
-    .concat()
-}
 
 /// One intent and where it goes.
 struct Intent {
@@ -119,7 +60,7 @@ impl Intent {
 }
 
 /// Under every fault by chance each intent has one end, and the ledger agrees with the processor's books to the cent.
-async fn weather(world: World, seed: u64) {
+async fn storm(world: World, seed: u64) {
     let stage = Stage::with_controls(world, Pace::QUICK).await;
     // A card each: a look-up reads every return of its card and day, and hardly ever gets through many in such weather.
     let settled = join_all((0..).zip(SANDBOX_CARDS).map(async |(n, (number, cvv))| {
@@ -131,7 +72,7 @@ async fn weather(world: World, seed: u64) {
     }))
     .await;
     stage.connexpay().settle().expect("the books to be written");
-    stage.strike_seeded(faults(), seed).await;
+    stage.strike_seeded(weather(1.0, TIMEOUT), seed).await;
 
     let refunds = settled.iter().map(async |paid| {
         // Three at once, of which two fit.
@@ -218,6 +159,6 @@ async fn in_any_weather_ledger_and_books_agree() {
         Err(_) => vec![1, 2, 3],
     };
     for (world, seed) in worlds.into_iter().zip(seeds) {
-        weather(world, seed).await;
+        storm(world, seed).await;
     }
 }

@@ -7,6 +7,10 @@ use std::path::Path;
 use crate::simulators::connexpay::{DEVICE_USD, MERCHANT_USD};
 use crate::stack::TestKey;
 
+/// For a horizon of seconds.
+const QUICK: &str = r#"schedule = ["200ms", "500ms", "1s", "2s", "4s"]
+repeat_every = "1s""#;
+
 /// What tests change of a gateway's configuration. Spans are written as the configuration file writes them.
 #[derive(Clone, Debug)]
 pub struct WorldConfig {
@@ -22,6 +26,8 @@ pub struct WorldConfig {
     pub drain_timeout: String,
     /// How often the resolver looks for work.
     pub scan_every: String,
+    /// When it looks at an unknown outcome: lines of its section. The product's defaults if empty.
+    pub schedule: String,
     pub permits_max: usize,
     /// Of them, those of one client.
     pub permits_per_client_max: usize,
@@ -62,6 +68,7 @@ impl WorldConfig {
             horizon: "10s".to_owned(),
             drain_timeout: "6s".to_owned(),
             scan_every: "100ms".to_owned(),
+            schedule: QUICK.to_owned(),
             permits_max: 10_000,
             permits_per_client_max: 10_000,
             connections_per_host: None,
@@ -126,6 +133,7 @@ impl WorldConfig {
             wait_max,
             horizon,
             scan_every,
+            schedule,
             ..
         } = self;
         let (ledger, ledger_password) = split_password(ledger_url);
@@ -180,8 +188,7 @@ permits_max = {permits_max}
 permits_per_client_max = {permits_per_client_max}
 {more_payments}
 [resolver]
-schedule = ["200ms", "500ms", "1s", "2s", "4s"]
-repeat_every = "1s"
+{schedule}
 scan_every = "{scan_every}"
 
 [accounts.acme-us]

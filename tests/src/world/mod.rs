@@ -9,6 +9,7 @@ mod config;
 pub(crate) mod contract;
 mod records;
 mod truth;
+mod weather;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ pub use caller::{Caller, Reply, amount, card, claims, sale};
 pub use config::WorldConfig;
 pub use records::Records;
 pub use truth::Tolerance;
+pub use weather::weather;
 
 use crate::simulators::tls::LoopbackTls;
 use crate::simulators::{Options, Simulators};
@@ -73,7 +75,7 @@ impl World {
         let redis = redis_url().expect("a Redis");
         Self {
             database: Some(database),
-            ..Self::with(options, &url, &redis).await
+            ..Self::at(options, &url, &redis).await
         }
     }
 
@@ -82,11 +84,12 @@ impl World {
         let folder = TempDir::new("sqlite").expect("a folder");
         let url = format!("sqlite://{}", folder.path().join("ledger.db").display());
         migrate(&url).await.expect("a migrated ledger");
-        let world = Self::with(Options::default(), &url, "local").await;
+        let world = Self::at(Options::default(), &url, "local").await;
         Self { folder, ..world }
     }
 
-    async fn with(options: Options, ledger_url: &str, lock_url: &str) -> Self {
+    /// On a ledger, migrated and empty, and a lock of the caller's own.
+    pub async fn at(options: Options, ledger_url: &str, lock_url: &str) -> Self {
         let folder = TempDir::new("world").expect("a folder");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let books = folder.path().join("books");

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use futures_util::{StreamExt, stream};
 use gateway_core::operation::StateName;
 use gateway_core::payment::{Payment, PaymentStatus};
 use gateway_core::store::{Operation, PaymentQuery, Store};
@@ -12,6 +13,9 @@ use uuid::Uuid;
 use super::World;
 use crate::simulators::connexpay::Books;
 use crate::stack::eventually;
+
+/// Payments whose operations are read at the same time.
+const ASKED_AT_ONCE: usize = 4;
 
 /// Everything that is wrong, one sentence each.
 pub(super) type Differences = Vec<String>;
@@ -67,20 +71,26 @@ impl World {
     }
 
     pub async fn differences(&self, tolerance: Tolerance) -> Differences {
-        let store = self.store().await;
-        let payments = all_payments(&*store).await.expect("the ledger to answer");
-        let entries = entries(&self.config.ledger_url)
+        self.differences_at(&self.config.ledger_url, tolerance)
             .await
-            .expect("the ledger's entries");
+    }
+
+    /// As the server at this URL has it.
+    pub async fn differences_at(&self, ledger_url: &str, tolerance: Tolerance) -> Differences {
+        let store = gateway_http::ledger::at(ledger_url)
+            .await
+            .expect("the ledger's address");
+        let payments = all_payments(&*store).await.expect("the ledger to answer");
+        let entries = entries(ledger_url).await.expect("the ledger's entries");
         let books = self.simulators.connexpay().books();
         let mut differences = Vec::new();
         let mut known = BTreeSet::new();
-        for payment in &payments {
+        let mut with_operations = stream::iter(&payments)
+            .map(async |payment| (payment, store.operations_of(payment.id).await))
+            .buffered(ASKED_AT_ONCE);
+        while let Some((payment, operations)) = with_operations.next().await {
             known.insert(payment.reference.to_string());
-            let operations = store
-                .operations_of(payment.id)
-                .await
-                .expect("the ledger to answer");
+            let operations = operations.expect("the ledger to answer");
             let open: Vec<_> = operations
                 .iter()
                 .filter(|operation| !is_over(operation))

@@ -167,6 +167,8 @@ pub(super) struct Ledger {
     /// Places of the entries that act on an entry, and of those that carry a sequence number, oldest first.
     children: HashMap<String, Vec<usize>>,
     by_sequence: HashMap<String, Vec<usize>>,
+    /// The same of those that carry an order number, in any case of its letters.
+    by_order: HashMap<String, Vec<usize>>,
     pub(super) batches: Vec<Batch>,
     cards: HashMap<String, CardOnFile>,
     tokens_of_cards: HashMap<String, String>,
@@ -273,6 +275,10 @@ impl Ledger {
                         let places = self.by_sequence.entry(sequence.clone()).or_default();
                         places.push(place);
                     }
+                    if let Some(order) = &entry.order_number {
+                        let places = self.by_order.entry(order.to_ascii_lowercase());
+                        places.or_default().push(place);
+                    }
                     self.entries.push(*entry);
                 }
             }
@@ -324,6 +330,20 @@ impl Ledger {
             .get(sequence)
             .map_or(&[][..], Vec::as_slice);
         places.iter().map(|&place| &self.entries[place])
+    }
+
+    /// The entries that carry this order number, oldest first; all of them where none is asked for.
+    pub(super) fn with_order(&self, order: Option<&str>) -> impl Iterator<Item = &Entry> {
+        let of_order = order.map(|order| {
+            let places = self.by_order.get(&order.to_ascii_lowercase());
+            let places = places.map_or(&[][..], Vec::as_slice);
+            places.iter().map(|&place| &self.entries[place])
+        });
+        let all = order.is_none().then(|| self.entries.iter());
+        of_order
+            .into_iter()
+            .flatten()
+            .chain(all.into_iter().flatten())
     }
 
     /// The newest approved entry of that kind that acts on `parent`.

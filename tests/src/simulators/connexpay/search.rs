@@ -138,8 +138,7 @@ impl Desk<'_> {
         let lag = i64::try_from(self.rules.search_lag_ms).unwrap_or(i64::MAX);
         let found: Vec<&Entry> = self
             .ledger
-            .entries
-            .iter()
+            .with_order(filters.order_number.as_deref())
             .filter(|entry| entry.kind == kind && owns(&entry.device) && filters.allow(entry))
             .filter(|entry| self.now_ms - entry.at_ms >= lag)
             .collect();
