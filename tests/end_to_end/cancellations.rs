@@ -203,6 +203,10 @@ async fn a_key_cancelled_before_it_is_seen_is_never_executed() {
     let shop = world.caller(&gateway.url);
     let cancelled = shop.cancel("k").await.expect(201);
     assert_eq!(cancelled.body["state"], "done");
+    let told = shop.operation("k").await.expect(200);
+    let events = told.body["timeline"].as_array().expect("a timeline");
+    let proves = |event: &Value| event.get("evidence").is_some();
+    assert!(!events.iter().any(proves), "nothing was sent: {events:?}");
     shop.pay("k", &sale(10_00)).await.expect(410);
     shop.pay("k", &authorization(99_00)).await.expect(410);
     let connexpay = world.simulators.connexpay();

@@ -275,7 +275,7 @@ impl Gateway {
 
 fn router(app: &App, with_metrics: bool) -> Router {
     let (mut router, declared) = routes::declared().split_for_parts();
-    let document = Bytes::from(openapi::document(&declared).to_string());
+    let document = Bytes::from(openapi::document(&declared, app.request_timeout_max).to_string());
     let document = move || ready(([(CONTENT_TYPE, "application/json")], document.clone()));
     router = router.route("/openapi.json", get(document));
     if with_metrics {

@@ -1,5 +1,8 @@
 //! The OpenAPI document: what the routes declare, and what all of them share.
 
+use std::time::Duration;
+
+use gateway_core::payment::PaymentStatus;
 use serde_json::{Map, Value, json};
 use utoipa::openapi::OpenApi;
 
@@ -8,8 +11,8 @@ use crate::problem::Kind;
 /// Schemas in which a null is an answer of ours; everywhere else an absent member is absent.
 const WITH_NULLS: [&str; 4] = ["Cancellation", "PaymentList", "EventList", "Decline"];
 
-/// Completes what the routes declare: security, headers, problems.
-pub fn document(declared: &OpenApi) -> Value {
+/// Completes what the routes declare: security, headers, problems. `wait_max` is the longest `Request-Timeout`.
+pub fn document(declared: &OpenApi, wait_max: Duration) -> Value {
     let mut document =
         serde_json::to_value(declared).expect("a document of strings and numbers serialises");
     document["info"] = json!({
@@ -36,14 +39,14 @@ pub fn document(declared: &OpenApi) -> Value {
     if let Some(paths) = document["paths"].as_object_mut() {
         for (path, item) in paths.iter_mut() {
             for (method, operation) in item.as_object_mut().into_iter().flatten() {
-                complete(path, method, operation);
+                complete(path, method, operation, wait_max);
             }
         }
     }
     document
 }
 
-fn complete(path: &str, method: &str, operation: &mut Value) {
+fn complete(path: &str, method: &str, operation: &mut Value, wait_max: Duration) {
     if !path.starts_with("/v1/") {
         operation["security"] = json!([]);
         return;
@@ -53,8 +56,11 @@ fn complete(path: &str, method: &str, operation: &mut Value) {
         .as_object_mut()
         .expect("an operation is an object");
     let parameters = parameters.entry("parameters").or_insert_with(|| json!([]));
+    for parameter in parameters.as_array_mut().into_iter().flatten() {
+        add_form(parameter);
+    }
     let headers = moves_money.then(key_header).into_iter();
-    let headers = headers.chain([wait_header()]);
+    let headers = headers.chain([wait_header(wait_max)]);
     parameters
         .as_array_mut()
         .expect("parameters are a list")
@@ -73,21 +79,57 @@ fn complete(path: &str, method: &str, operation: &mut Value) {
     }
 }
 
+/// Bare, without a quote and without spaces around; or a string of RFC 8941, 3.3.3.
+const KEY_PATTERN: &str = r#"^([!#-~]([ !#-~]{0,253}[!#-~])?|"([ !#-\[\]-~]|\\["\\]){1,255}")$"#;
+
+const INVISIBLE: &str = r"\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff9-\ufffb";
+
 fn key_header() -> Value {
     json!({
         "name": "Idempotency-Key", "in": "header", "required": true,
         "description": "Names this one intent, for ever. 1 to 255 printable ASCII characters, bare or as a quoted \
                         string. Send it again with every retry.",
-        "schema": { "type": "string", "minLength": 1, "maxLength": 512 },
+        "schema": { "type": "string", "minLength": 1, "maxLength": 512, "pattern": KEY_PATTERN },
     })
 }
 
-fn wait_header() -> Value {
+/// What a parameter that is a text to Rust may be.
+fn add_form(parameter: &mut Value) {
+    let form = match parameter["name"].as_str() {
+        Some("idempotency_key") => {
+            json!({ "minLength": 1, "maxLength": 512, "pattern": KEY_PATTERN })
+        }
+        Some("order_reference") => {
+            // Nothing invisible, and no space at an end.
+            let (inside, at_ends) = (format!("[^{INVISIBLE}]"), format!(r"[^\s{INVISIBLE}]"));
+            let pattern = format!("^{at_ends}({inside}{{0,48}}{at_ends})?$");
+            json!({ "minLength": 1, "maxLength": 50, "pattern": pattern })
+        }
+        Some("status") => json!({ "enum": PaymentStatus::ALL.map(PaymentStatus::as_str) }),
+        Some("cursor") => json!({ "pattern": "^[0-9]{1,17}-pay_[0-9a-f]{32}$" }),
+        Some("after") => json!({ "pattern": "^[0-9]{1,18}-[0-9]{1,18}$" }),
+        _ => return,
+    };
+    for (name, value) in form.as_object().into_iter().flatten() {
+        parameter["schema"][name] = value.clone();
+    }
+}
+
+/// Whole ones as such.
+fn seconds(span: Duration) -> Value {
+    if span.subsec_nanos() == 0 {
+        json!(span.as_secs())
+    } else {
+        json!(span.as_secs_f64())
+    }
+}
+
+fn wait_header(wait_max: Duration) -> Value {
     json!({
         "name": "Request-Timeout", "in": "header", "required": false,
         "description": "How many seconds you wait for the answer. Ends your wait, never the work. Unless given: the \
                         account's timeout and 5 seconds; 5 where no processor is asked.",
-        "schema": { "type": "number", "exclusiveMinimum": 0, "maximum": 120 },
+        "schema": { "type": "number", "exclusiveMinimum": 0, "maximum": seconds(wait_max), "multipleOf": 0.001 },
     })
 }
 

@@ -1,6 +1,7 @@
 //! Holds every answer that a test gets against what the OpenAPI document says of its route.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use http::Method;
 use serde_json::Value;
@@ -9,7 +10,7 @@ use super::Reply;
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
     let (_, declared) = gateway_http::routes::declared().split_for_parts();
-    gateway_http::openapi::document(&declared)
+    gateway_http::openapi::document(&declared, Duration::from_mins(2))
 });
 
 /// Fails the test if the route does not declare this status, this type of problem, a header that it must have, or a word

@@ -8,7 +8,7 @@ use crate::routes;
 
 fn built() -> Value {
     let (_, declared) = routes::declared().split_for_parts();
-    document(&declared)
+    document(&declared, Duration::from_mins(2))
 }
 
 /// Follows `$ref`.

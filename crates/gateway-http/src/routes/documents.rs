@@ -245,7 +245,8 @@ impl EventDocument {
                 .payment_status
                 .map(gateway_core::payment::PaymentStatus::as_str),
             reason: event.reason.clone(),
-            evidence: with_evidence.then(|| event.evidence.clone()),
+            evidence: Some(event.evidence.clone())
+                .filter(|evidence| with_evidence && !evidence.is_null()),
         }
     }
 }
