@@ -37,6 +37,7 @@ use crate::config::{Auth, Config, SecretError};
 use crate::extract::BodyLimits;
 use crate::openapi;
 use crate::problem;
+use crate::process;
 use crate::rate::Rates;
 use crate::routes;
 use crate::server::{self, Bounds};
@@ -227,7 +228,8 @@ impl Gateway {
             .as_ref()
             .map(Certificate::server_config)
             .transpose()?;
-        let bounds = Bounds::from(&self.config.server);
+        let bounds = Bounds::from(&self.config.server)
+            .within(process::raise_open_files(), own_files(&self.config));
         let open = self.app.http_metrics.connections.clone();
         let serving = server::serve(
             listener,
@@ -303,6 +305,16 @@ pub(crate) fn key_source(auth: &Auth) -> Result<KeySource, StartError> {
         .ok_or(StartError::JwksUrl)?;
     let jwks = Jwks::new(url, auth.jwks_refresh, auth.jwks_cooldown).map_err(StartError::Jwks)?;
     Ok(KeySource::Fetched(Arc::new(jwks)))
+}
+
+/// How many files this process opens for itself: connections to processors and to the ledger; and with room to spare those
+/// to the lock, to collectors and scrapers, for names and keys that are read again, for the log.
+fn own_files(config: &Config) -> usize {
+    const OTHERS: usize = 256;
+    let ledger = &config.ledger;
+    let accounts = config.accounts.values();
+    let upstream: usize = accounts.map(|account| account.connections_per_host).sum();
+    upstream + ledger.work_connections + ledger.read_connections + ledger.writers + OTHERS
 }
 
 fn rules(auth: &Auth) -> Rules {

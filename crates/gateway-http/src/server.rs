@@ -52,6 +52,30 @@ impl From<&Server> for Bounds {
     }
 }
 
+impl Bounds {
+    /// Leaves of so many open files enough for what this process opens itself. Else callers that connect and say nothing
+    /// would keep it from its ledger and its processors, reversals included.
+    #[must_use]
+    pub fn within(self, files_max: Option<u64>, own_files: usize) -> Self {
+        let files_max = files_max.map_or(usize::MAX, |files| {
+            usize::try_from(files).unwrap_or(usize::MAX)
+        });
+        let left = files_max.saturating_sub(own_files).max(1);
+        if left < self.connections_max {
+            tracing::warn!(
+                files_max,
+                connections_max = self.connections_max,
+                left,
+                "the limit of open files leaves fewer connections for callers than are configured"
+            );
+        }
+        Self {
+            connections_max: self.connections_max.min(left),
+            ..self
+        }
+    }
+}
+
 /// Serves until `closing` turns true, then closes every connection after the request under way, at most `grace`.
 pub async fn serve(
     listener: TcpListener,

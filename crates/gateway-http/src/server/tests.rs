@@ -98,6 +98,15 @@ async fn requests_under_way_finish_while_the_server_closes() {
     server.task.await.expect("ended");
 }
 
+#[test]
+fn callers_leave_files_for_the_gateways_own_connections() {
+    let within = |files| BOUNDS.within(files, 30).connections_max;
+    assert_eq!(within(None), 100);
+    assert_eq!(within(Some(130)), 100);
+    assert_eq!(within(Some(129)), 99);
+    assert_eq!(within(Some(7)), 1);
+}
+
 #[tokio::test]
 async fn a_slow_head_ends_its_connection() {
     let bounds = Bounds {
