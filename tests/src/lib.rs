@@ -9,5 +9,6 @@ pub mod memory_store;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 pub mod simulators;
+pub mod slow_clients;
 pub mod stack;
 pub mod world;

@@ -1,4 +1,4 @@
-//! Runs the simulators, the whole local stack, the drill or the benchmark.
+//! Runs the simulators, the whole local stack, the drill, the benchmark, or slow clients.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -11,6 +11,7 @@ use sandbox::local::{self, Local};
 #[cfg(feature = "simulation")]
 use sandbox::simulation::{self, Simulation};
 use sandbox::simulators::command::{self, Simulate};
+use sandbox::slow_clients::{self, SlowClients};
 
 #[derive(Debug, Parser)]
 #[command(version, about)]
@@ -32,6 +33,8 @@ enum Command {
     Simulation(Simulation),
     /// Serve the simulated processors and their control API until Ctrl-C.
     Simulate(Simulate),
+    /// Keep a gateway busy with clients that ask nothing of it, and pay meanwhile.
+    SlowClients(SlowClients),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +61,7 @@ async fn run() -> ExitCode {
             };
         }
         Command::Simulate(simulate) => command::run(simulate).await.map_err(Into::into),
+        Command::SlowClients(wanted) => slow_clients::run(wanted).await.map_err(Into::into),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
