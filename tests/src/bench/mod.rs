@@ -60,12 +60,12 @@ pub struct Bench {
 /// that a figure falls short of what the product promises.
 pub async fn run(bench: Bench) -> Result<(), StackError> {
     let rig = Rig::new().await?;
+    // Runs until the end: it is the owner of whatever pgbench records, which another gateway would adopt if it were silent.
     let gateway = rig.gateway(Changes::default()).await?;
     let resting = gateway.process.resident_bytes().map(mebibytes);
     // The first payments fetch a token, open connections, and leave a row that pgbench's are made like.
     rig.pay(&[&gateway], bench.connections, WARM_UP).await?;
     let twin = Twin::of_last_payment(&mut rig.ledger().await?).await?;
-    drop(gateway);
 
     let stage = Stage {
         turns: bench.turns,
