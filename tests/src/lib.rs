@@ -6,6 +6,7 @@ pub mod drill;
 pub mod hostile;
 pub mod local;
 pub mod memory_store;
+mod quantile;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 pub mod simulators;

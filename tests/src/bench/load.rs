@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
 use super::wire::{Wire, broken};
+use crate::quantile::quantile;
 use crate::stack::{Doing, StackError};
 
 /// Where a name of its own goes into each request.
@@ -82,18 +83,6 @@ impl Tally {
 )]
 pub(super) fn per_second(count: u64, span: Duration) -> f64 {
     count as f64 / span.as_secs_f64()
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "an index below the length, from a share between 0 and 1"
-)]
-fn quantile(sorted: &[Duration], share: f64) -> Duration {
-    let index = (sorted.len() as f64 * share) as usize;
-    let last = sorted.len().saturating_sub(1);
-    sorted.get(index.min(last)).copied().unwrap_or_default()
 }
 
 /// Sends from `connections` at once for `span`, each its next request when the last one was answered. They share the
@@ -290,13 +279,5 @@ mod tests {
         assert_eq!(&name(0), b"AaAaAaAaAaAaAaAa");
         assert_eq!(&name(u64::MAX), b"PpPpPpPpPpPpPpPp");
         assert_ne!(name(1), name(2));
-    }
-
-    #[test]
-    fn quantiles_of_few_values_are_among_them() {
-        let values: Vec<Duration> = (1..=10).map(Duration::from_millis).collect();
-        assert_eq!(quantile(&values, 0.5), Duration::from_millis(6));
-        assert_eq!(quantile(&values, 0.99), Duration::from_millis(10));
-        assert_eq!(quantile(&[], 0.5), Duration::ZERO);
     }
 }

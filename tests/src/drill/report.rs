@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::audit::Audit;
 use super::hazards::Struck;
 use super::rig::Spans;
+use crate::quantile::quantile;
 use crate::stack::{Doing, StackError};
 
 /// What a look-up finds must be certain within this, 99 times of 100.
@@ -137,17 +138,4 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
-}
-
-/// The span that this share (0 to 1) did not exceed.
-#[expect(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "an index below the length, from a share between 0 and 1"
-)]
-fn quantile(sorted: &[Duration], share: f64) -> Duration {
-    let index = (sorted.len() as f64 * share) as usize;
-    let last = sorted.len().saturating_sub(1);
-    sorted.get(index.min(last)).copied().unwrap_or_default()
 }
