@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use gateway_core::operation::Verb;
 use sqlx::PgConnection;
 use sqlx::types::Uuid;
 
 use super::certainty::{Certainty, timeline};
-use super::notes::{GONE, Note, Notes, Wish};
+use super::notes::{GONE, Note, Notes};
 use super::rig::Rig;
 use crate::simulators::connexpay::{Books, Position};
 use crate::stack::{Doing, StackError};
@@ -176,8 +177,8 @@ impl Audit {
                 return;
             }
             let state = row.map(|row| row.state.as_str());
-            let (wish, heard) = (note.wish, &note.heard);
-            let what = format!("{key} ({wish:?}) has no final answer: {state:?}, heard {heard}");
+            let (verb, heard) = (note.verb, &note.heard);
+            let what = format!("{key} ({verb:?}) has no final answer: {state:?}, heard {heard}");
             self.open.push(what);
             if let Some(payment) = row.and_then(|row| row.payment) {
                 expected.entry(payment).or_default().open += 1;
@@ -185,7 +186,7 @@ impl Audit {
             return;
         };
         if !matches!(told, CREATED | 402 | 409 | GONE) {
-            let what = format!("{key} ({:?}) was refused: {told}", note.wish);
+            let what = format!("{key} ({:?}) was refused: {told}", note.verb);
             self.contradictions.push(what);
         }
         let recorded = matches!(told, CREATED | 402 | GONE);
@@ -216,25 +217,25 @@ impl Audit {
         let Some(payment) = row.payment else { return };
         let of = expected.entry(payment).or_default();
         let approved = told == CREATED;
-        match note.wish {
-            Wish::Sale | Wish::Authorize => {
+        match note.verb {
+            Verb::Sale | Verb::Authorize => {
                 of.reference = references.get(&payment).cloned().unwrap_or_default();
-                of.sale = note.wish == Wish::Sale;
+                of.sale = note.verb == Verb::Sale;
                 of.approved = approved.then_some(note.minor);
                 of.gone = note.cancelled || told == GONE;
             }
-            Wish::Capture if approved => of.captured = Some(note.minor),
-            Wish::Void if approved => {
+            Verb::Capture if approved => of.captured = Some(note.minor),
+            Verb::Void if approved => {
                 of.voided = true;
                 of.undone += 1;
             }
-            Wish::Refund if approved => {
+            Verb::Refund if approved => {
                 of.refunded += note.minor;
                 of.undone += 1;
             }
             _ => {}
         }
-        if approved && note.wish != Wish::Void && row.amount != note.minor {
+        if approved && note.verb != Verb::Void && row.amount != note.minor {
             let what = format!("{key} asked for {}, and has {}", note.minor, row.amount);
             self.losses.push(what);
         }

@@ -5,26 +5,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use gateway_core::operation::Verb;
 use serde_json::Value;
 
 use crate::world::Reply;
 
-/// What a caller wants done under one key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
-    Sale,
-    Authorize,
-    Capture,
-    Void,
-    Refund,
-    Verify,
-}
-
-/// One wish, and where it goes.
+/// What a caller wants done under one key, and where it goes.
 #[derive(Clone, Debug)]
 pub(super) struct Intent {
     pub(super) key: String,
-    pub(super) wish: Wish,
+    pub(super) verb: Verb,
     /// Minor units.
     pub(super) minor: i64,
     pub(super) path: String,
@@ -50,7 +40,7 @@ impl Told {
 /// What is noted of one key.
 #[derive(Clone, Debug)]
 pub(super) struct Note {
-    pub(super) wish: Wish,
+    pub(super) verb: Verb,
     pub(super) minor: i64,
     /// The status of its final answer; that of the key before it was cancelled, where it was.
     pub(super) told: Option<u16>,
@@ -74,7 +64,7 @@ impl Notes {
     /// Before its first request.
     pub(super) fn wished(&self, intent: &Intent) {
         let note = Note {
-            wish: intent.wish,
+            verb: intent.verb,
             minor: intent.minor,
             told: None,
             cancelled: false,

@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use gateway_core::operation::Verb;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::caller::Callers;
-use super::notes::{GONE, Intent, Notes, Told, Wish};
+use super::notes::{GONE, Intent, Notes, Told};
 use crate::stack::StackError;
 use crate::world::{amount, sale};
 
@@ -42,8 +43,8 @@ impl Scenes {
 
     /// A sale and an authorization that stand: look-ups must show that they would have found something.
     pub(super) async fn controls(&self, mut dice: StdRng) -> Result<(), StackError> {
-        for wish in [Wish::Sale, Wish::Authorize] {
-            let create = self.create(wish, &mut dice);
+        for verb in [Verb::Sale, Verb::Authorize] {
+            let create = self.create(verb, &mut dice);
             let told = self.ask(&create, None).await;
             if told.status != CREATED {
                 let text = String::from_utf8_lossy(&told.bytes).into_owned();
@@ -56,12 +57,12 @@ impl Scenes {
     /// One caller's scene, whichever it is.
     pub(super) async fn play(&self, mut dice: StdRng) {
         let scene = dice.random_range(0..100);
-        let wish = match scene {
-            0..74 => Wish::Sale,
-            74..96 => Wish::Authorize,
-            _ => Wish::Verify,
+        let verb = match scene {
+            0..74 => Verb::Sale,
+            74..96 => Verb::Authorize,
+            _ => Verb::Verify,
         };
-        let create = self.create(wish, &mut dice);
+        let create = self.create(verb, &mut dice);
         let told = match scene {
             0..2 => return self.cancel_first(&create).await,
             2..5 => return self.cancel_meanwhile(&create, &mut dice).await,
@@ -81,22 +82,22 @@ impl Scenes {
         match scene {
             13..21 => {
                 sleep(dice.random_range(0..5_000).millis()).await;
-                self.follow(&payment, Wish::Void, 0).await;
+                self.follow(&payment, Verb::Void, 0).await;
             }
             // Refused as `not-settled` until the batch closes.
             21..26 => self.refund(&payment, create.minor, &mut dice).await,
             74..82 => {
-                self.follow(&payment, Wish::Capture, create.minor).await;
+                self.follow(&payment, Verb::Capture, create.minor).await;
             }
             82..88 => {
                 let part = dice.random_range(1..=create.minor);
-                let captured = self.follow(&payment, Wish::Capture, part).await;
+                let captured = self.follow(&payment, Verb::Capture, part).await;
                 if captured.status == CREATED && dice.random_bool(0.5) {
                     self.refund(&payment, part, &mut dice).await;
                 }
             }
             88..94 => {
-                self.follow(&payment, Wish::Void, 0).await;
+                self.follow(&payment, Verb::Void, 0).await;
             }
             _ => {}
         }
@@ -165,23 +166,23 @@ impl Scenes {
 
     async fn refund(&self, payment: &str, most: i64, dice: &mut StdRng) {
         let part = dice.random_range(1..=most);
-        self.follow(payment, Wish::Refund, part).await;
+        self.follow(payment, Verb::Refund, part).await;
         if part < most && dice.random_bool(0.3) {
-            self.follow(payment, Wish::Refund, most - part).await;
+            self.follow(payment, Verb::Refund, most - part).await;
         }
     }
 
-    async fn follow(&self, payment: &str, wish: Wish, minor: i64) -> Told {
-        let (verb, body) = match wish {
-            Wish::Capture => ("captures", amount(minor)),
-            Wish::Refund => ("refunds", amount(minor)),
+    async fn follow(&self, payment: &str, verb: Verb, minor: i64) -> Told {
+        let (route, body) = match verb {
+            Verb::Capture => ("captures", amount(minor)),
+            Verb::Refund => ("refunds", amount(minor)),
             _ => ("voids", json!({})),
         };
         let intent = Intent {
             key: format!("drill-{}", self.name()),
-            wish,
+            verb,
             minor,
-            path: format!("/v1/payments/{payment}/{verb}"),
+            path: format!("/v1/payments/{payment}/{route}"),
             body,
         };
         self.ask(&intent, None).await
@@ -194,18 +195,18 @@ impl Scenes {
         told
     }
 
-    fn create(&self, wish: Wish, dice: &mut StdRng) -> Intent {
+    fn create(&self, verb: Verb, dice: &mut StdRng) -> Intent {
         let minor = dice.random_range(AMOUNTS);
         let name = self.name();
         let mut body = sale(minor);
         body["order_reference"] = json!(name);
         body["card"]["number"] = json!(card_number(dice));
-        let path = match wish {
-            Wish::Authorize => {
+        let path = match verb {
+            Verb::Authorize => {
                 body["capture"] = json!("manual");
                 "/v1/payments"
             }
-            Wish::Verify => {
+            Verb::Verify => {
                 body = json!({"account": body["account"], "card": body["card"], "customer": body["customer"]});
                 "/v1/verifications"
             }
@@ -213,8 +214,8 @@ impl Scenes {
         };
         Intent {
             key: format!("drill-{name}"),
-            wish,
-            minor: if wish == Wish::Verify { 0 } else { minor },
+            verb,
+            minor: if verb == Verb::Verify { 0 } else { minor },
             path: path.to_owned(),
             body,
         }
