@@ -23,12 +23,13 @@ use tower::ServiceExt;
 
 use super::processor::{ENDPOINT, NOW, SALE, Scripted, Wire, connector, runtime, script, usd};
 use crate::memory_store::MemoryStore;
-use crate::stack::{Algorithm, TempDir, TestKey};
+use crate::stack::{Algorithm, TempDir, TestKey, eventually};
 use crate::world::Reply;
 use crate::world::contract::assert_declared;
 
 /// A ledger keeps everything: after so many requests there is a new one.
 const REQUESTS_MAX: usize = 2_000;
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An edge, with everything behind it.
 struct Edge {
@@ -200,9 +201,9 @@ late_arrival_horizon = "1s"
     fn until_ready(&mut self) {
         let engine = Arc::clone(&self.gateway.app.engine);
         self.runtime.block_on(async {
-            while !engine.is_beating() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
+            let beats = async || engine.is_beating().then_some(());
+            let beating = eventually(PATIENCE, "the gateway's first heartbeats", beats);
+            beating.await.expect("nothing keeps it from beating");
         });
     }
 
