@@ -105,7 +105,7 @@ impl Stage<'_> {
     }
 }
 
-/// Milliseconds as a cell of a table.
+/// A figure as a cell of a table.
 fn cell(value: f64, decimals: usize) -> String {
     format!("{value:.decimals$}")
 }
