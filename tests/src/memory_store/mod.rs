@@ -258,7 +258,7 @@ impl Store for MemoryStore {
         self.ask(Call::AdoptSilent, |tables, now| {
             tables.transact(now, async |tx| {
                 let rows = tx.open_of(silent, limit);
-                rules::adopt(tx, me, rows, "its replica is silent").await
+                rules::adopt(tx, me, rows, rules::Adoption::Silent).await
             })
         })
         .await
@@ -268,7 +268,7 @@ impl Store for MemoryStore {
         self.ask(Call::AdoptOverdue, |tables, now| {
             tables.transact(now, async |tx| {
                 let rows = tx.overdue(limit);
-                rules::adopt(tx, me, rows, "past its deadline").await
+                rules::adopt(tx, me, rows, rules::Adoption::Overdue).await
             })
         })
         .await

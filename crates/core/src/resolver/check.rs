@@ -26,6 +26,8 @@ pub(super) struct Checking<'a> {
     pub(super) account: &'a Account,
     pub(super) capabilities: Capabilities,
     pub(super) operation: Operation,
+    /// It was sent once more, and that has ended.
+    pub(super) sent: bool,
     pub(super) evidence: Vec<CallEvidence>,
 }
 
@@ -49,7 +51,9 @@ impl Shared {
                 let settlement = operation.settlement(to, reason, &[], Some(after));
                 self.settle_surely(settlement).await;
             } else {
-                let _ = self.check_again(&operation, Vec::new(), reason).await;
+                let _ = self
+                    .check_again(&operation, false, Vec::new(), reason)
+                    .await;
             }
             return;
         };
@@ -59,6 +63,7 @@ impl Shared {
             account: &account,
             capabilities,
             operation,
+            sent: false,
             evidence: Vec::new(),
         };
         match check.run().await {

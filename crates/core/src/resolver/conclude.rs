@@ -65,7 +65,7 @@ impl Checking<'_> {
         let evidence = std::mem::take(&mut self.evidence);
         Ok(self
             .shared
-            .check_again(&self.operation, evidence, reason)
+            .check_again(&self.operation, self.sent, evidence, reason)
             .await?)
     }
 
@@ -75,6 +75,7 @@ impl Checking<'_> {
             epoch: self.operation.epoch,
             owner: self.shared.liveness.replica(),
             next_after: None,
+            sent: self.sent,
             evidence: json!({ "calls": self.evidence }),
             reason,
         };

@@ -79,6 +79,7 @@ impl Checking<'_> {
             .connector
             .execute(&self.operation.subject(), None, &gate)
             .await;
+        self.sent = true;
         self.evidence.extend(answer.evidence);
         let Operation {
             verb,

@@ -96,7 +96,7 @@ impl Resolver {
                 if checked.await.is_err() {
                     tracing::error!(payment.operation.id = %operation.id, "BUG: a check panicked");
                     // With the usual pause: it would panic again, and ask the processor each time.
-                    let again = shared.check_again(&operation, Vec::new(), "check_panicked");
+                    let again = shared.check_again(&operation, false, Vec::new(), "check_panicked");
                     let _ = again.await;
                 }
                 drop(in_hand);

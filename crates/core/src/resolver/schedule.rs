@@ -68,6 +68,7 @@ impl Shared {
     pub(super) async fn check_again(
         &self,
         operation: &Operation,
+        sent: bool,
         evidence: Vec<CallEvidence>,
         reason: &'static str,
     ) -> Result<(), StoreError> {
@@ -85,6 +86,7 @@ impl Shared {
             epoch: operation.epoch,
             owner: self.liveness.replica(),
             next_after: Some(after),
+            sent,
             evidence: json!({ "calls": evidence }),
             reason,
         };

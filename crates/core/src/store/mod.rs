@@ -46,8 +46,8 @@ use self::transaction::assert_one_per_payment;
 pub mod rules {
     pub use super::row::{Held, Parent};
     pub use super::transaction::{
-        LiveCreate, NewEvent, Transaction, adopt, assert_one_per_payment, begin_reversal, cancel,
-        count_send, nobody, record, reschedule, settle, uncount_send,
+        Adoption, LiveCreate, NewEvent, Transaction, adopt, assert_one_per_payment, begin_reversal,
+        cancel, count_send, nobody, record, reschedule, settle, uncount_send,
     };
 }
 
@@ -374,7 +374,8 @@ pub struct Operation {
     pub send_by: Timestamp,
     /// Past it anybody may adopt a Recorded operation.
     pub deadline: Timestamp,
-    /// The late-arrival horizon: last possible send plus the account's figure.
+    /// The late-arrival horizon: last possible send plus the account's figure. Last possible is when it was written down
+    /// that its send has ended, or that its owner is silent; until then, when it may leave at the latest.
     pub late_after: Timestamp,
     /// The ledger's clock at the moment of this read: what the instants above are compared with.
     pub read_at: Timestamp,
@@ -469,6 +470,8 @@ pub struct Check {
     pub owner: ReplicaId,
     /// `None`: nothing is left to check (a cancelled payment of which nothing stands any more).
     pub next_after: Option<Duration>,
+    /// It sent once more, and that has ended: the horizon counts from now, not from when that might have left at the latest.
+    pub sent: bool,
     pub evidence: serde_json::Value,
     pub reason: &'static str,
 }

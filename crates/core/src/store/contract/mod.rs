@@ -88,6 +88,7 @@ macro_rules! store_contract {
             due_operations_come_soonest_first
             a_check_moves_the_due_time_and_is_counted
             a_send_is_counted_and_moves_the_horizon
+            the_horizon_counts_from_when_nothing_leaves_any_more
             a_token_is_replaced_only_by_who_knows_it
             at_risk_adds_up_what_is_open
             at_risk_counts_what_is_to_be_undone_once

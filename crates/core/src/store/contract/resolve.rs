@@ -264,6 +264,7 @@ fn check(of: &Operation, next_after: Option<Duration>) -> Check {
         epoch: of.epoch,
         owner: of.owner,
         next_after,
+        sent: false,
         evidence: json!({ "found": false }),
         reason: "not found so far",
     }
@@ -342,6 +343,47 @@ pub async fn a_send_is_counted_and_moves_the_horizon(store: Ledger) {
         .count_send(recorded.id, recorded.epoch, recorded.owner)
         .await;
     assert!(counted.expect("written").expect("ours").late_after >= recorded.late_after);
+}
+
+pub async fn the_horizon_counts_from_when_nothing_leaves_any_more(store: Ledger) {
+    let moved_up = |before: &Operation, now: &Operation| {
+        let horizon = before.late_after.since(before.send_by);
+        assert!(now.late_after < before.late_after, "not left as it was");
+        assert!(now.late_after >= before.recorded_at + horizon, "too soon");
+        assert!(now.late_after <= now.read_at + horizon, "later than this");
+    };
+    // Its sender said that it has ended.
+    let recorded = begin(&store, sale("ended", 1_000)).await;
+    end(&store, &recorded, unknown()).await;
+    let ended = read(&store, recorded.id).await;
+    moved_up(&recorded, &ended);
+    // It was sent once more: until that has ended, too, it may leave until the last moment.
+    let count = store.count_send(ended.id, ended.epoch, ended.owner).await;
+    let counted = count.expect("written").expect("still ours");
+    let waits = check(&counted, Some(Duration::from_hours(1)));
+    store.reschedule(&waits).await.expect("written");
+    let again = read(&store, counted.id).await;
+    assert_eq!(again.late_after, counted.late_after);
+    let has_ended = Check {
+        sent: true,
+        ..waits
+    };
+    store.reschedule(&has_ended).await.expect("written");
+    moved_up(&recorded, &read(&store, counted.id).await);
+    // Whoever is silent begins no send.
+    let silent = begin(&store, sale("silent", 1_000)).await;
+    let owners = [never_beat(silent.owner)];
+    let taken = store.adopt_silent(replica(), &owners, 10).await;
+    taken.expect("adopted");
+    moved_up(&silent, &read(&store, silent.id).await);
+    // Who is asked to cancel knows nothing of the sender, which may be about to send.
+    let running = begin(&store, sale("running", 1_000)).await;
+    let wished = store.cancel(&wish("running")).await;
+    wished.expect("recorded");
+    assert_eq!(
+        read(&store, running.id).await.late_after,
+        running.late_after
+    );
 }
 
 pub async fn a_token_is_replaced_only_by_who_knows_it(store: Ledger) {

@@ -136,6 +136,7 @@ pub async fn a_settlement_of_another_epoch_is_late(store: Ledger) {
             epoch: adopted.epoch,
             owner: adopted.owner,
             next_after: Some(std::time::Duration::from_hours(1)),
+            sent: false,
             evidence: serde_json::Value::Null,
             reason: "test",
         })

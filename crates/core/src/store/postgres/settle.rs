@@ -72,6 +72,9 @@ pub(super) const SETTLE: &str = concat!("
             detail = s.detail,
             capture_reserved = o.capture_reserved - s.releases_capture,
             refund_reserved = o.refund_reserved - s.releases_refund,
+            late_after = case when s.was = 'recorded' and s.becomes = 'unknown' -- As no_more_sends.
+                then least(o.late_after, now() + o.late_arrival_horizon * interval '1 microsecond')
+                else o.late_after end,
             due_at = case when o.verb <> 'reversal' then now() + s.check_after * interval '1 microsecond' end,
             settled_at = case when s.final then now() end,
             snapshot_status = case when s.final then s.payment_status end,

@@ -215,14 +215,14 @@ impl Store for SqliteStore {
     ) -> Result<Vec<Operation>, StoreError> {
         in_transaction!(self, |tx| async {
             let rows = tx.open_of(silent, limit).await?;
-            transaction::adopt(&mut tx, me, rows, "its replica is silent").await
+            transaction::adopt(&mut tx, me, rows, transaction::Adoption::Silent).await
         })
     }
 
     async fn adopt_overdue(&self, me: ReplicaId, limit: u32) -> Result<Vec<Operation>, StoreError> {
         in_transaction!(self, |tx| async {
             let rows = tx.overdue(limit).await?;
-            transaction::adopt(&mut tx, me, rows, "past its deadline").await
+            transaction::adopt(&mut tx, me, rows, transaction::Adoption::Overdue).await
         })
     }
 

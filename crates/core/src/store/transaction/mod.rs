@@ -30,7 +30,7 @@ pub use record::record;
 pub(super) use record::{claimed, reading_of_holder};
 pub use settle::settle;
 pub use undo::{begin_reversal, cancel, uncount_send};
-pub use upkeep::{adopt, count_send, reschedule};
+pub use upkeep::{Adoption, adopt, count_send, reschedule};
 
 /// One open transaction: reads lock what they return until it ends, so what is decided on them still holds when written.
 ///
@@ -342,6 +342,13 @@ fn horizon_after_send(row: &Held, now: Timestamp) -> Timestamp {
     let operation = &row.operation;
     let send_by = now + operation.send_within();
     operation.late_after.max(send_by + row.horizon)
+}
+
+/// Nothing of it leaves after this moment: who sent it has ended that, or is silent and may not begin. What still arrives
+/// was sent by now.
+fn no_more_sends(row: &mut Held, now: Timestamp) {
+    let operation = &mut row.operation;
+    operation.late_after = operation.late_after.min(now + row.horizon);
 }
 
 /// What belongs to nobody: whoever looks next adopts it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Change, NewEvent, Transaction, transition};
+use super::{Change, NewEvent, Transaction, no_more_sends, transition};
 use crate::operation::{State, StateName};
 use crate::store::row::Held;
 use crate::store::{EventKind, LateAnswer, Settled, Settlement, StoreError};
@@ -53,6 +53,9 @@ async fn settle_one<T: Transaction>(
         || sabotaged!(ReversalKeepsEpoch)
             && operation.state.name().may_become(settlement.to.name());
     if mine && !is_final && as_left {
+        if operation.state == State::Recorded && settlement.to.name() == StateName::Unknown {
+            no_more_sends(&mut row, tx.now());
+        }
         let change = Change {
             to: settlement.to.clone(),
             effects: &settlement.effects,

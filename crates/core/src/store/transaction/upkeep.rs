@@ -2,27 +2,48 @@
 
 use serde_json::json;
 
-use super::{NewEvent, Transaction, horizon_after_send, one_operation, take_away};
+use super::{NewEvent, Transaction, horizon_after_send, no_more_sends, one_operation, take_away};
 use crate::key::{OperationId, ReplicaId};
 use crate::operation::{State, StateName};
 use crate::store::row::Held;
 use crate::store::{Check, EventKind, Operation, StoreError};
+
+/// Why an operation is taken from its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adoption {
+    /// Its owner has not beaten for so long that it may send nothing any more.
+    Silent,
+    /// Past its deadline, given up, or of an owner that is not there: nothing is known of what that may still do.
+    Overdue,
+}
+
+impl Adoption {
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::Silent => "its replica is silent",
+            Self::Overdue => "past its deadline",
+        }
+    }
+}
 
 /// Makes `rows`, locked by this transaction, ours: what was Recorded becomes Unknown, and all are due now.
 pub async fn adopt<T: Transaction>(
     tx: &mut T,
     me: ReplicaId,
     mut rows: Vec<Held>,
-    reason: &str,
+    adoption: Adoption,
 ) -> Result<Vec<Operation>, StoreError> {
     rows.sort_by_key(|row| row.operation.payment);
-    let now = tx.now();
+    let (now, reason) = (tx.now(), adoption.reason());
     let mut adopted = Vec::with_capacity(rows.len());
     for mut row in rows {
         let from = row.operation.owner;
         row.operation.owner = me;
         row.operation.epoch +=
             i64::from(!(sabotaged!(AdoptWithoutEpoch) || sabotaged!(ReversalKeepsEpoch)));
+        if adoption == Adoption::Silent {
+            no_more_sends(&mut row, now);
+        }
         if row.operation.state == State::Recorded {
             take_away(tx, &mut row, std::time::Duration::ZERO, reason).await?;
         } else {
@@ -65,6 +86,9 @@ pub async fn reschedule<T: Transaction>(
     operation.owner = check.owner;
     operation.due_at = check.next_after.map(|after| tx.now() + after);
     operation.checks = operation.checks.saturating_add(1);
+    if check.sent {
+        no_more_sends(&mut row, tx.now());
+    }
     tx.write_operation(&row).await?;
     let event = NewEvent {
         kind: EventKind::Checked,

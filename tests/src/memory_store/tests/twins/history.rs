@@ -299,6 +299,7 @@ impl Twins {
                 epoch,
                 owner: me,
                 next_after: (!self.chance(4)).then_some(self.span()),
+                sent: self.chance(2),
                 evidence: json!({ "found": false }),
                 reason: "not found so far",
             };
