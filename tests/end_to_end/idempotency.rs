@@ -268,7 +268,7 @@ async fn the_header_tells_the_status_of_today(world: World) {
 
 /// A process that drains takes nothing new, but answers known keys, finishes what is under way and lets others wait for it.
 async fn a_known_key_is_answered_while_the_process_drains(mut world: World) {
-    world.config.spans("5s", "6s", "20s");
+    world.config.set_spans("5s", "6s", "20s");
     let gateway = world.gateway().await;
     let shop = world.caller(&gateway.url);
     let first = shop.pay("k-1", &sale(150_00)).await.expect(201);
@@ -322,7 +322,7 @@ async fn a_known_key_is_answered_while_the_process_drains(mut world: World) {
 /// At the bound of running payments, known keys are answered and new ones are turned away without a trace.
 async fn a_known_key_is_answered_while_every_place_is_taken(mut world: World) {
     world.config.permits_max = 1;
-    world.config.spans("5s", "6s", "20s");
+    world.config.set_spans("5s", "6s", "20s");
     let gateway = world.gateway().await;
     let shop = world.caller(&gateway.url);
     let first = shop.pay("k-1", &sale(150_00)).await.expect(201);

@@ -149,7 +149,7 @@ async fn refunds_offered_to_the_journal_in_one_gather_are_applied_one_by_one() {
 /// Follow-ups of one payment are done one after another: their callers need time, and the processor may be slow here.
 async fn patient_world() -> World {
     let mut world = World::new().await;
-    world.config.spans("5s", "30s", "40s");
+    world.config.set_spans("5s", "30s", "40s");
     world
 }
 

@@ -97,7 +97,7 @@ async fn a_key_never_seen_is_not_found_and_stays_free(world: World) {
 
 /// While it runs, the look-up says so, and by when it will be known.
 async fn a_key_tells_that_its_operation_is_still_running(mut world: World) {
-    world.config.spans("5s", "6s", "20s");
+    world.config.set_spans("5s", "6s", "20s");
     let gateway = world.gateway().await;
     let shop = world.caller(&gateway.url);
     let gate = world

@@ -63,7 +63,7 @@ async fn a_client_beyond_its_rate_waits_and_others_do_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_with_all_its_places_taken_leaves_places_to_others() {
     let mut world = World::new().await;
-    world.config.spans("20s", "25s", "50s");
+    world.config.set_spans("20s", "25s", "50s");
     world.config.permits_per_client_max = 2;
     let gateway = world.gateway().await;
     let (shop, pod) = (

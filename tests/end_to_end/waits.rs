@@ -261,7 +261,7 @@ async fn the_end_of_a_wait_does_not_end_the_work() {
 /// With time to wait, and a processor that may be held.
 async fn slow_world() -> World {
     let mut world = World::new().await;
-    world.config.spans("5s", "6s", "20s");
+    world.config.set_spans("5s", "6s", "20s");
     world
 }
 

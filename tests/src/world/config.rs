@@ -90,13 +90,6 @@ impl WorldConfig {
         }
     }
 
-    /// The upstream's timeout, the longest wait of callers, and the horizon, which must exceed the two together.
-    pub fn spans(&mut self, upstream_timeout: &str, wait_max: &str, horizon: &str) {
-        upstream_timeout.clone_into(&mut self.upstream_timeout);
-        wait_max.clone_into(&mut self.wait_max);
-        horizon.clone_into(&mut self.horizon);
-    }
-
     /// Sets the upstream's timeout, the longest wait and the horizon, which must be each longer than the one before; the
     /// last longer than both together.
     pub fn set_spans(&mut self, upstream_timeout: &str, wait_max: &str, horizon: &str) {
