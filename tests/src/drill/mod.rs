@@ -93,6 +93,7 @@ pub async fn run(drill: Drill) -> Result<(), StackError> {
     let mut broken = Vec::new();
     let load = async {
         come(&scenes, &mut callers, &mut broken, &drill, seed).await;
+        scenes.end();
         hazards.stop();
         Ok(())
     };

@@ -1,6 +1,6 @@
 //! What callers come for: sales, holds, captures, voids, refunds, card checks, and what they do beside the recipe.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ pub(super) struct Scenes {
     callers: Callers,
     notes: Arc<Notes>,
     count: AtomicU64,
+    /// Nobody begins anything more.
+    over: AtomicBool,
     /// Of some intents, what the final answer was.
     kept: Mutex<Vec<(Intent, Told)>>,
 }
@@ -37,8 +39,19 @@ impl Scenes {
             callers,
             notes: Arc::clone(notes),
             count: AtomicU64::new(0),
+            over: AtomicBool::new(false),
             kept: Mutex::default(),
         }
+    }
+
+    /// From now on callers only wait for what they began: how long that may take is promised of each operation, not of all
+    /// that one may want of a payment.
+    pub(super) fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
     }
 
     /// A sale and an authorization that stand: look-ups must show that they would have found something.
@@ -73,7 +86,7 @@ impl Scenes {
         if dice.random_ratio(1, 20) {
             self.again(&create, &told).await;
         }
-        if told.status != CREATED {
+        if told.status != CREATED || self.is_over() {
             return;
         }
         let Some(payment) = payment(&told) else {
@@ -92,7 +105,7 @@ impl Scenes {
             82..88 => {
                 let part = dice.random_range(1..=create.minor);
                 let captured = self.follow(&payment, Verb::Capture, part).await;
-                if captured.status == CREATED && dice.random_bool(0.5) {
+                if captured.status == CREATED && !self.is_over() && dice.random_bool(0.5) {
                     self.refund(&payment, part, &mut dice).await;
                 }
             }
@@ -167,7 +180,7 @@ impl Scenes {
     async fn refund(&self, payment: &str, most: i64, dice: &mut StdRng) {
         let part = dice.random_range(1..=most);
         self.follow(payment, Verb::Refund, part).await;
-        if part < most && dice.random_bool(0.3) {
+        if part < most && !self.is_over() && dice.random_bool(0.3) {
             self.follow(payment, Verb::Refund, most - part).await;
         }
     }
