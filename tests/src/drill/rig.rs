@@ -48,6 +48,11 @@ impl Spans {
         self.horizon + AFTER_HORIZON
     }
 
+    /// What is with a person for lack of answers is asked about again: 10 minutes, for a horizon of 30.
+    fn repeat_every(self) -> Duration {
+        self.horizon / 3
+    }
+
     pub(super) fn in_words(self) -> String {
         format!(
             "upstream timeout {:?}, longest wait {:?}, horizon {:?}",
@@ -87,8 +92,8 @@ impl Rig {
         let [timeout, wait, horizon] =
             [spans.timeout, spans.wait, spans.horizon].map(|span| format!("{}s", span.as_secs()));
         config.set_spans(&timeout, &wait, &horizon);
-        // When it asks, and how often: as the product does by itself.
-        config.schedule = String::new();
+        // When it asks, and how often: as the product does by itself, and as often beside the horizon.
+        config.schedule = format!("repeat_every = \"{}s\"", spans.repeat_every().as_secs());
         "250ms".clone_into(&mut config.scan_every);
         "warn".clone_into(&mut config.log);
         let standby = if with_standby {
