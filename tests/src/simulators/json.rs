@@ -1,7 +1,8 @@
 //! JSON in and out without floating point: amounts are read from, and written as, decimal text.
 
-use std::collections::HashMap;
+use std::fmt;
 
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// The body does not have the shape that the endpoint reads.
@@ -10,18 +11,36 @@ pub(crate) struct Mismatch;
 
 /// One JSON object whose names are compared without regard to case.
 #[derive(Debug, Default)]
-pub(crate) struct Fields(HashMap<String, Box<RawValue>>);
+pub(crate) struct Fields<'a>(Vec<(String, &'a RawValue)>);
 
-impl Fields {
-    pub(crate) fn parse(body: &[u8]) -> Result<Self, Mismatch> {
-        let named: HashMap<String, Box<RawValue>> =
-            serde_json::from_slice(body).map_err(|_| Mismatch)?;
-        Ok(Self(
-            named
-                .into_iter()
-                .map(|(name, value)| (name.to_ascii_lowercase(), value))
-                .collect(),
-        ))
+impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+/// Takes the fields of an object as they come.
+struct InOrder;
+
+impl<'de> Visitor<'de> for InOrder {
+    type Value = Fields<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut fields = Vec::new();
+        while let Some(field) = map.next_entry()? {
+            fields.push(field);
+        }
+        Ok(Fields(fields))
+    }
+}
+
+impl<'a> Fields<'a> {
+    pub(crate) fn parse(body: &'a [u8]) -> Result<Self, Mismatch> {
+        serde_json::from_slice(body).map_err(|_| Mismatch)
     }
 
     /// A string; a number counts as its text, as lenient binders have it (`Cvv2` comes both ways).
@@ -65,8 +84,11 @@ impl Fields {
         Self::parse(raw.as_bytes()).map(Some)
     }
 
-    fn raw(&self, name: &str) -> Option<&str> {
-        let value = self.0.get(&name.to_ascii_lowercase())?.get();
+    /// Of a name that comes twice the last counts.
+    fn raw(&self, name: &str) -> Option<&'a str> {
+        let mut fields = self.0.iter().rev();
+        let (_, value) = fields.find(|(known, _)| known.eq_ignore_ascii_case(name))?;
+        let value = value.get();
         (value != "null").then_some(value)
     }
 }
@@ -106,7 +128,20 @@ pub(crate) fn major(minor: i64) -> String {
 }
 
 pub(crate) fn quote(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    let mut quoted = String::with_capacity(text.len() + 2);
+    push_quoted(&mut quoted, text);
+    quoted
+}
+
+fn push_quoted(out: &mut String, text: &str) {
+    let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
+    if text.bytes().all(is_plain) {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        out.push_str(&serde_json::Value::from(text).to_string());
+    }
 }
 
 pub(crate) fn array(items: impl IntoIterator<Item = String>) -> String {
@@ -125,7 +160,7 @@ impl Object {
     /// A value that is JSON already.
     pub(crate) fn raw(mut self, name: &str, json: &str) -> Self {
         self.0.push(if self.0.is_empty() { '{' } else { ',' });
-        self.0.push_str(&quote(name));
+        push_quoted(&mut self.0, name);
         self.0.push(':');
         self.0.push_str(json);
         self

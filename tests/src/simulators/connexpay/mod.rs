@@ -32,8 +32,8 @@ mod tests;
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{StatusCode, header};
@@ -63,7 +63,7 @@ pub const NAME: &str = "connexpay";
 /// Simulated ConnexPay.
 pub struct ConnexPay {
     ledger: Mutex<Ledger>,
-    rules: Mutex<Rules>,
+    rules: Mutex<Arc<Rules>>,
     clock_ms: Box<dyn Fn() -> i64 + Send + Sync>,
     /// How far it is ahead of that clock.
     ahead_ms: AtomicI64,
@@ -116,7 +116,7 @@ impl ConnexPay {
         let (clock_ms, chance) = surroundings.split();
         Ok(Self {
             ledger: Mutex::new(Ledger::open(dir, chance)?),
-            rules: Mutex::new(rules),
+            rules: Mutex::new(Arc::new(rules)),
             clock_ms,
             ahead_ms: AtomicI64::new(0),
         })
@@ -128,12 +128,12 @@ impl ConnexPay {
     }
 
     pub fn rules(&self) -> Rules {
-        locked(&self.rules).clone()
+        Rules::clone(&locked(&self.rules))
     }
 
     /// Changes rules from the next request on.
     pub fn change_rules(&self, change: impl FnOnce(&mut Rules)) {
-        change(&mut locked(&self.rules));
+        change(Arc::make_mut(&mut locked(&self.rules)));
     }
 
     /// Moves this processor's clock: tokens expire, batches close and sales grow old without anybody waiting.
@@ -188,7 +188,7 @@ impl ConnexPay {
 
     /// Works on a request with the books held, so that each is decided as if alone.
     fn at_desk<T>(&self, request: u64, work: impl FnOnce(&mut Desk<'_>) -> T) -> T {
-        let rules = self.rules();
+        let rules = Arc::clone(&locked(&self.rules));
         let mut ledger = locked(&self.ledger);
         work(&mut Desk {
             ledger: &mut ledger,
@@ -454,7 +454,7 @@ impl Processor for ConnexPay {
 
     fn set_rules(&self, json: &[u8]) -> Result<(), String> {
         let changed = Self::rules(self).changed(json)?;
-        *locked(&self.rules) = changed;
+        *locked(&self.rules) = Arc::new(changed);
         Ok(())
     }
 
