@@ -172,15 +172,16 @@ mod machine {
             let before = CURRENT.replace(Some(Arc::clone(&self.machine)));
             let polled = self.future.as_mut().poll(cx);
             CURRENT.set(before);
-            let dies = {
+            let (dead, dies) = {
                 let state = self.machine.state();
-                state.dies_at.is_some_and(|at| state.polls >= at)
+                let dies = state.dies_at.is_some_and(|at| state.polls >= at);
+                (state.dead, dies && !state.dead)
             };
-            if dies && !self.machine.is_dead() {
+            if dies {
                 self.machine.crash();
             }
             // What a machine did in its last poll is done; nobody there hears of it.
-            if self.machine.is_dead() {
+            if dead || dies {
                 return Poll::Pending;
             }
             polled
