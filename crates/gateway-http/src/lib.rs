@@ -24,6 +24,7 @@ pub mod routes;
 pub mod schema;
 pub mod server;
 pub mod sinks;
+mod span_fields;
 pub mod telemetry;
 pub mod tls;
 pub mod token_metrics;

@@ -22,6 +22,7 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use crate::config::{LogFormat, Telemetry, Traces};
+use crate::span_fields::SpanFields;
 
 /// One attempt to hand spans to the collector, which the exporter repeats a few times. What it does not take then is lost,
 /// and only that.
@@ -76,6 +77,7 @@ pub fn start(config: &Telemetry) -> Result<Sinks, SinkError> {
             .json()
             .flatten_event(true)
             .with_span_list(false)
+            .fmt_fields(SpanFields)
             .boxed(),
         LogFormat::Text => lines
             .with_target(false)
