@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
+use std::rc::Rc;
 
 use gateway_core::echo::pointer_to;
 use serde_json::{Map, Value};
@@ -73,12 +74,13 @@ fn refuse_endless(json: &Json<'_>, pointer: &str, faults: &Faults) {
             );
         }
         Json::Object(members) => {
-            for (name, value) in members {
+            for (name, value) in members.iter().filter(|(_, value)| may_be_endless(value)) {
                 refuse_endless(value, &pointer_to(pointer, name), faults);
             }
         }
         Json::Array(items) => {
-            for (index, item) in items.iter().enumerate() {
+            let items = items.iter().enumerate();
+            for (index, item) in items.filter(|(_, item)| may_be_endless(item)) {
                 refuse_endless(item, &format!("{pointer}/{index}"), faults);
             }
         }
@@ -86,12 +88,17 @@ fn refuse_endless(json: &Json<'_>, pointer: &str, faults: &Faults) {
     }
 }
 
+/// Only then its pointer is worth its making.
+fn may_be_endless(json: &Json<'_>) -> bool {
+    matches!(json, Json::Float(_) | Json::Object(_) | Json::Array(_))
+}
+
 /// The members of one object. Take each known field, then call [`Fields::finish`].
 #[derive(Debug)]
 pub struct Fields<'j, 'a, 'f> {
     members: &'j [(std::borrow::Cow<'a, str>, Json<'a>)],
     taken: Vec<bool>,
-    pointer: String,
+    pointer: Rc<str>,
     faults: &'f Faults,
 }
 
@@ -109,7 +116,7 @@ impl<'j, 'a, 'f> Fields<'j, 'a, 'f> {
         Some(Self {
             members,
             taken: vec![false; members.len()],
-            pointer: pointer.to_owned(),
+            pointer: pointer.into(),
             faults,
         })
     }
@@ -118,8 +125,7 @@ impl<'j, 'a, 'f> Fields<'j, 'a, 'f> {
     pub fn required(&mut self, name: &'static str) -> Field<'j, 'a, 'f> {
         let field = self.take(name);
         if field.value.is_none() && !field.refused {
-            self.faults
-                .push(field.pointer.clone(), "required", "is required");
+            field.refuse("required", "is required");
         }
         field
     }
@@ -154,10 +160,6 @@ impl<'j, 'a, 'f> Fields<'j, 'a, 'f> {
         }
     }
 
-    pub fn pointer(&self) -> &str {
-        &self.pointer
-    }
-
     fn take(&mut self, name: &'static str) -> Field<'j, 'a, 'f> {
         let mut value = None;
         for (index, (present, json)) in self.members.iter().enumerate() {
@@ -166,22 +168,18 @@ impl<'j, 'a, 'f> Fields<'j, 'a, 'f> {
                 value.get_or_insert(json);
             }
         }
-        let pointer = pointer_to(&self.pointer, name);
-        let refused = matches!(value, Some(Json::Null));
-        if refused {
-            self.faults.push(
-                pointer.clone(),
-                "null",
-                "must not be null; leave the field out instead",
-            );
-            value = None;
-        }
-        Field {
+        let mut field = Field {
             value,
-            refused,
-            pointer,
+            refused: matches!(value, Some(Json::Null)),
+            parent: Rc::clone(&self.pointer),
+            name,
             faults: self.faults,
+        };
+        if field.refused {
+            field.refuse("null", "must not be null; leave the field out instead");
+            field.value = None;
         }
+        field
     }
 }
 
@@ -190,7 +188,9 @@ impl<'j, 'a, 'f> Fields<'j, 'a, 'f> {
 pub struct Field<'j, 'a, 'f> {
     value: Option<&'j Json<'a>>,
     refused: bool,
-    pointer: String,
+    /// With `name` its pointer, which is made for a fault only: most fields have none.
+    parent: Rc<str>,
+    name: &'static str,
     faults: &'f Faults,
 }
 
@@ -199,8 +199,8 @@ impl<'j, 'a, 'f> Field<'j, 'a, 'f> {
         self.value.is_some() || self.refused
     }
 
-    pub fn pointer(&self) -> &str {
-        &self.pointer
+    pub fn pointer(&self) -> String {
+        pointer_to(&self.parent, self.name)
     }
 
     pub fn faults(&self) -> &'f Faults {
@@ -209,7 +209,7 @@ impl<'j, 'a, 'f> Field<'j, 'a, 'f> {
 
     /// Records a fault at this field.
     pub fn refuse(&self, code: &'static str, detail: impl Into<String>) {
-        self.faults.push(self.pointer.clone(), code, detail);
+        self.faults.push(self.pointer(), code, detail);
     }
 
     /// A text without control characters, of a length in characters.
@@ -299,14 +299,14 @@ impl<'j, 'a, 'f> Field<'j, 'a, 'f> {
 
     /// A nested object with known fields.
     pub fn object(&self) -> Option<Fields<'j, 'a, 'f>> {
-        Fields::of(self.value?, &self.pointer, self.faults)
+        Fields::of(self.value?, &self.pointer(), self.faults)
     }
 
     /// A nested object whose fields somebody else knows.
     pub fn raw_object(&self) -> Option<Map<String, Value>> {
         match self.value? {
             Json::Object(members) => {
-                refuse_endless(self.value?, &self.pointer, self.faults);
+                refuse_endless(self.value?, &self.pointer(), self.faults);
                 Some(to_map(members))
             }
             other => self.wrong_type("an object", other),

@@ -314,7 +314,7 @@ fn metadata(fields: &mut Fields<'_, '_, '_>) -> Option<Map<String, Value>> {
     let mut bytes = 0;
     let mut map = Map::new();
     for (name, value) in members {
-        let pointer = pointer_to(field.pointer(), name);
+        let pointer = pointer_to(&field.pointer(), name);
         if contains_pan(name) {
             faults.push(&pointer, "card-number", "the name contains a card number");
         }
