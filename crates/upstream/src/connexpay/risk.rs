@@ -137,12 +137,12 @@ pub(super) fn check(risk: &Map<String, Value>, required: bool) -> Vec<Fault> {
 
 fn check_object(at: &str, object: &Map<String, Value>, fields: &[Field], faults: &mut Vec<Fault>) {
     for (name, value) in object {
-        let pointer = pointer_to(at, name);
+        let pointer = || pointer_to(at, name);
         match fields.iter().find(|field| field.name == name) {
             Some(_) if value.is_null() => {}
-            Some(field) => check_value(pointer, value, &field.kind, faults),
+            Some(field) => check_value(&pointer, value, &field.kind, faults),
             None => faults.push(fault(
-                pointer,
+                pointer(),
                 "unknown-field",
                 "this processor has no such field",
             )),
@@ -150,16 +150,17 @@ fn check_object(at: &str, object: &Map<String, Value>, fields: &[Field], faults:
     }
 }
 
-fn check_value(pointer: String, value: &Value, kind: &Kind, faults: &mut Vec<Fault>) {
+/// Of most values nobody asks where they are.
+fn check_value(pointer: &dyn Fn() -> String, value: &Value, kind: &Kind, faults: &mut Vec<Fault>) {
     let detail = match kind {
         Kind::Object(fields) => match value {
-            Value::Object(object) => return check_object(&pointer, object, fields, faults),
+            Value::Object(object) => return check_object(&pointer(), object, fields, faults),
             _ => "must be an object",
         },
         Kind::List(fields) => match value {
             Value::Array(items) if items.len() <= ITEMS_MAX => {
                 for (index, item) in items.iter().enumerate() {
-                    let at = format!("{pointer}/{index}");
+                    let at = format!("{}/{index}", pointer());
                     match item {
                         Value::Object(object) => check_object(&at, object, fields, faults),
                         _ => faults.push(fault(at, "invalid", "must be an object")),
@@ -206,7 +207,7 @@ fn check_value(pointer: String, value: &Value, kind: &Kind, faults: &mut Vec<Fau
             _ => "must be a country code of two letters",
         },
     };
-    faults.push(fault(pointer, "invalid", detail));
+    faults.push(fault(pointer(), "invalid", detail));
 }
 
 fn is_date(text: &str) -> bool {
