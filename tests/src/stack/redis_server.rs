@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Doing, Process, StackError, TempDir, eventually, programs, reserve_port};
 
 const START_WAIT: Duration = Duration::from_secs(30);
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
 const START_COUNT_MAX: usize = 5;
 
 /// Keeps nothing on disk: stopped, it has forgotten everything, as a crashed cache has.
@@ -95,8 +96,12 @@ impl RedisServer {
 
 async fn connect(url: &str) -> Result<redis::aio::MultiplexedConnection, StackError> {
     let client = redis::Client::open(url).doing(|| format!("reading {url}"))?;
+    // On a machine that is busy on purpose the driver's half second is no sign of a fault.
+    let patient = redis::AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(ANSWER_WAIT))
+        .set_response_timeout(Some(ANSWER_WAIT));
     client
-        .get_multiplexed_async_connection()
+        .get_multiplexed_async_connection_with_config(&patient)
         .await
         .doing(|| format!("connecting to {url}"))
 }
