@@ -51,34 +51,65 @@ pub(super) fn operation_span() -> Span {
 /// What a payment's task reports first.
 #[derive(Debug)]
 pub(super) enum Begun {
-    Running(Box<Operation>),
+    Running(Arc<Operation>),
     Known(Box<Operation>),
     Refused(Refusal),
 }
 
+/// A create whose key may be known all the same.
+struct NotAdmitted {
+    refusal: Refusal,
+    intent: Intent,
+    wait: Wait,
+}
+
 impl Engine {
     /// One sale, authorization or verification, under its key.
-    pub async fn create(&self, mut request: CreateRequest) -> Outcome {
+    pub async fn create(&self, request: CreateRequest) -> Outcome {
         let shared = &self.shared;
-        let account = shared.accounts.get(&request.account).cloned();
-        let wait = shared.wait(request.wait, account.as_deref());
-        let faults = std::mem::take(&mut request.faults);
-        let (intent, payer) = shared.create_intent(request, account.as_deref(), wait);
-        let admitted = shared.admits_create(account, &intent, &payer, faults);
-        let (account, permit) = match admitted {
-            Ok(admitted) => admitted,
-            Err(refusal) => return shared.known_or(refusal, &intent, wait.until).await,
-        };
-        let intent = Arc::new(intent);
-        let (begun, begins) = oneshot::channel();
-        // From here on the caller may leave: the task goes on, and the record tells.
-        let task = Arc::clone(shared).run_create(account, intent, payer, wait, permit, begun);
-        task::spawn(task.instrument(operation_span()));
-        shared.follow(begins, wait).await
+        match shared.begin_create(request) {
+            Ok((begins, wait)) => shared.follow(begins, wait).await,
+            Err(not_admitted) => {
+                let NotAdmitted {
+                    refusal,
+                    intent,
+                    wait,
+                } = *not_admitted;
+                Box::pin(shared.known_or(refusal, &intent, wait.until)).await
+            }
+        }
     }
 }
 
 impl Shared {
+    /// Admits a payment and starts its task; not asynchronous, so that a caller who waits holds nothing of its request.
+    fn begin_create(
+        self: &Arc<Self>,
+        mut request: CreateRequest,
+    ) -> Result<(oneshot::Receiver<Begun>, Wait), Box<NotAdmitted>> {
+        let account = self.accounts.get(&request.account).cloned();
+        let wait = self.wait(request.wait, account.as_deref());
+        let faults = std::mem::take(&mut request.faults);
+        let (intent, payer) = self.create_intent(request, account.as_deref(), wait);
+        let admitted = self.admits_create(account, &intent, &payer, faults);
+        let (account, permit) = match admitted {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                return Err(Box::new(NotAdmitted {
+                    refusal,
+                    intent,
+                    wait,
+                }));
+            }
+        };
+        let (intent, payer) = (Arc::new(intent), Box::new(payer));
+        let (begun, begins) = oneshot::channel();
+        // From here on the caller may leave: the task goes on, and the record tells.
+        let task = Arc::clone(self).run_create(account, intent, payer, wait, permit, begun);
+        task::spawn(task.instrument(operation_span()));
+        Ok((begins, wait))
+    }
+
     /// Answers from what a payment's task reports.
     pub(super) async fn follow(
         self: &Arc<Self>,
@@ -88,10 +119,10 @@ impl Shared {
         // A little past the caller's wait: a task that gives up at its end must still be heard.
         match tokio::time::timeout_at(wait.until + HEARING, begins).await {
             Ok(Ok(Begun::Running(operation))) => {
-                let operation = self.await_end(Arc::new(*operation), wait.until).await;
+                let operation = self.await_end(operation, wait.until).await;
                 self.answered(operation, false).await
             }
-            Ok(Ok(Begun::Known(operation))) => self.replay(*operation, wait.until).await,
+            Ok(Ok(Begun::Known(operation))) => self.replay(Arc::from(operation), wait.until).await,
             Ok(Ok(Begun::Refused(refusal))) => Outcome::Refused(refusal),
             // Not acknowledged in time, or the task is gone.
             Err(_) | Ok(Err(_)) => Outcome::Refused(Refusal::LedgerUnavailable { asked: true }),
@@ -137,7 +168,7 @@ impl Shared {
         self: Arc<Self>,
         account: Arc<Account>,
         intent: Arc<Intent>,
-        payer: Payer,
+        payer: Box<Payer>,
         wait: Wait,
         permit: Permit,
         begun: oneshot::Sender<Begun>,
@@ -151,8 +182,10 @@ impl Shared {
         };
         match recorded {
             Recorded::New(operation) => {
+                drop(intent); // The record tells the rest; the answer may be long in coming.
+                let operation = Arc::from(operation);
                 let cancelled = Some(&*cancel.flag);
-                self.send_new(&account, *operation, Some(payer), wait, begun, cancelled)
+                self.send_new(&account, operation, Some(payer), wait, begun, cancelled)
                     .await;
             }
             other => {
@@ -168,8 +201,8 @@ impl Shared {
     pub(super) async fn send_new(
         self: &Arc<Self>,
         account: &Account,
-        operation: Operation,
-        payer: Option<Payer>,
+        operation: Arc<Operation>,
+        payer: Option<Box<Payer>>,
         wait: Wait,
         begun: Option<oneshot::Sender<Begun>>,
         cancelled: Option<&AtomicBool>,
@@ -177,7 +210,7 @@ impl Shared {
         Span::current().record("payment.operation.id", display(operation.id));
         let at_work = self.waiters.at_work(&operation);
         if let Some(begun) = begun {
-            let _ = begun.send(Begun::Running(Box::new(operation.clone())));
+            let _ = begun.send(Begun::Running(Arc::clone(&operation)));
             self.send(account, operation, payer, wait, cancelled).await;
         } else {
             // Nothing may be sent in its name any more: the key is given back.
@@ -276,7 +309,7 @@ impl Shared {
 /// What an intent that is not ours to send comes to.
 pub(super) fn not_new(recorded: Recorded, intent: &Intent) -> Begun {
     Begun::Refused(match recorded {
-        Recorded::New(operation) => return Begun::Running(operation),
+        Recorded::New(operation) => return Begun::Running(Arc::from(operation)),
         Recorded::Known(operation) if answers(&operation, intent) => {
             return Begun::Known(operation);
         }

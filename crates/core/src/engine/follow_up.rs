@@ -81,7 +81,7 @@ impl Engine {
         match by(wait.until, known).await {
             Ok(Some(known)) if known.state.name() != StateName::NotSent => {
                 return if answers(&known, &intent) {
-                    shared.replay(known, wait.until).await
+                    shared.replay(Arc::new(known), wait.until).await
                 } else {
                     Outcome::Refused(Refusal::KeyReused)
                 };
@@ -146,7 +146,7 @@ impl Shared {
         match by(until, known).await {
             // A cancelled key has one answer, whatever the request.
             Ok(Some(known)) if known.cancel_requested_at.is_some() => {
-                self.replay(known, until).await
+                self.replay(Arc::new(known), until).await
             }
             Ok(Some(known)) if known.state.name() != StateName::NotSent => {
                 Outcome::Refused(Refusal::KeyReused)
@@ -286,7 +286,7 @@ impl Shared {
                 Recorded::New(operation) => {
                     drop(place);
                     let begun = begun.take();
-                    self.send_new(account, *operation, None, wait, begun, None)
+                    self.send_new(account, Arc::from(operation), None, wait, begun, None)
                         .await;
                     drop(permit);
                     return Ok(());

@@ -423,7 +423,7 @@ impl Shared {
         match by(until, known).await {
             Ok(Some(operation)) if operation.state.name() != StateName::NotSent => {
                 if create::answers(&operation, intent) {
-                    self.replay(operation, until).await
+                    self.replay(Arc::new(operation), until).await
                 } else {
                     Outcome::Refused(Refusal::KeyReused)
                 }
@@ -434,8 +434,8 @@ impl Shared {
     }
 
     /// Answers from a record, waiting for its end while it has none.
-    async fn replay(&self, operation: Operation, until: Instant) -> Outcome {
-        let operation = self.await_end(Arc::new(operation), until).await;
+    async fn replay(&self, operation: Arc<Operation>, until: Instant) -> Outcome {
+        let operation = self.await_end(operation, until).await;
         self.answered(operation, true).await
     }
 

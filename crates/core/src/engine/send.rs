@@ -109,8 +109,8 @@ impl Shared {
     pub(super) async fn send(
         self: &Arc<Self>,
         account: &Account,
-        mut operation: Operation,
-        payer: Option<Payer>,
+        mut operation: Arc<Operation>,
+        payer: Option<Box<Payer>>,
         wait: Wait,
         cancelled: Option<&AtomicBool>,
     ) {
@@ -124,7 +124,7 @@ impl Shared {
         let started = tokio::time::Instant::now();
         let connector = &account.connector;
         let mut answer = connector
-            .execute(&operation.subject(), payer.as_ref(), &gate)
+            .execute(&operation.subject(), payer.as_deref(), &gate)
             .await;
         let repeats = connector.capabilities(operation.verb).repeat == Repeat::ByReference;
         if repeats && matches!(answer.verdict, Verdict::Unknown(_)) {
@@ -132,15 +132,13 @@ impl Shared {
             // never arrived. Only here: nobody else holds what the repeat must carry. Counted before it leaves.
             let since = self.clock.tick();
             let me = self.liveness.replica();
-            if let Ok(Some(counted)) = self
-                .store
-                .count_send(operation.id, operation.epoch, me)
-                .await
-            {
+            let (id, epoch) = (operation.id, operation.epoch);
+            let counted = self.store.count_send(id, epoch, me).await;
+            if let Some(counted) = counted.ok().flatten().map(Arc::new) {
                 operation = counted;
                 let gate = Gate { since, ..gate };
                 let again = connector
-                    .execute(&operation.subject(), payer.as_ref(), &gate)
+                    .execute(&operation.subject(), payer.as_deref(), &gate)
                     .await;
                 answer.verdict = again.verdict;
                 answer.evidence.extend(again.evidence);
