@@ -278,22 +278,22 @@ impl<W: Transport> ConnexPay<W> {
         if let Some(detail) = self.elsewhere(subject) {
             return Verdict::NotSent(NotSent::Unreachable { detail });
         }
-        let plan = match requests::plan(&self.config, subject, payer) {
-            Ok(plan) => plan,
-            Err(missing) => return incomplete(&missing),
-        };
         let _turn = match self.limit.acquire().await {
             Ok(turn) => turn,
             Err(reason) => return Verdict::NotSent(reason),
+        };
+        // Whoever waits for a turn holds neither a body nor what an exchange takes: there may be ten thousand of them.
+        let plan = match requests::plan(&self.config, subject, payer) {
+            Ok(plan) => plan,
+            Err(missing) => return incomplete(&missing),
         };
         // Asked last: its trial must not wait for a turn.
         let admission = match self.breaker.admit(class_of(subject.verb)) {
             Ok(admission) => admission,
             Err(reason) => return Verdict::NotSent(reason),
         };
-        let verdict = self
-            .money(subject, &plan, subject.amount, payer, gate, evidence)
-            .await;
+        let money = self.money(subject, &plan, subject.amount, payer, gate, evidence);
+        let verdict = Box::pin(money).await;
         admission.record(health(&verdict));
         with_card(verdict, payer)
     }
