@@ -115,10 +115,14 @@ pub async fn serve(
             let Some(tls) = tls else {
                 return serve_one(&builder, stream, router, bounds, closing).await;
             };
-            // Whoever fails here never was a caller: scanners and health checks of load balancers, mostly.
-            if let Ok(Ok(stream)) = timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-                serve_one(&builder, stream, router, bounds, closing).await;
-            }
+            // Boxed: a connection without TLS is not to hold the place of one with it.
+            let encrypted = async move {
+                // Whoever fails here never was a caller: scanners and health checks of load balancers, mostly.
+                if let Ok(Ok(stream)) = timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+                    serve_one(&builder, stream, router, bounds, closing).await;
+                }
+            };
+            Box::pin(encrypted).await;
         });
     }
     drop(listener);

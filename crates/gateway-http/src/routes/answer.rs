@@ -41,7 +41,8 @@ async fn recorded(app: &App, answered: Answered) -> Response {
     } = answered;
     telemetry::about(operation.id);
     let mut response = if operation.cancel_requested_at.is_some() {
-        let cancellation = app.engine.cancellation((*operation).clone()).await;
+        // Boxed: it is rare, and would be the largest part of every request that waits.
+        let cancellation = Box::pin(app.engine.cancellation((*operation).clone())).await;
         cancellation
             .map_or_else(|error| unanswered(&error), |known| cancelled(&known))
             .into_response()

@@ -37,13 +37,19 @@ pub async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
+    // Boxed: whoever waits for an answer holds nothing of what reading took. Ten thousand may wait.
+    let request = Box::pin(read(&app, headers, body)).await?;
+    let outcome = app.engine.create(request).await;
+    Ok(answer(&app, outcome).await)
+}
+
+async fn read(app: &App, headers: HeaderMap, body: Body) -> Result<CreateRequest, Problem> {
     let caller = app.caller(&headers, &[Scope::PaymentsWrite]).await?;
     let key = idempotency_key(&headers)?;
     let wait = request_timeout(&headers, app.request_timeout_max)?;
     let body = json_body(&headers, body, app.body_limits).await?;
     let payment =
-        CreatePayment::parse(&body).map_err(|faulty| every_fault(&app, &caller, faulty))?;
-    drop(body);
+        CreatePayment::parse(&body).map_err(|faulty| every_fault(app, &caller, faulty))?;
     caller.require_account(payment.account.as_str())?;
     caller.require_amount(payment.amount.currency().code(), payment.amount.minor())?;
     let form = payment.canonical_form();
@@ -52,7 +58,7 @@ pub async fn create(
         .into_iter()
         .map(for_engine)
         .collect();
-    let request = CreateRequest {
+    Ok(CreateRequest {
         client: caller.client.clone(),
         key,
         verb: payment.verb,
@@ -68,9 +74,7 @@ pub async fn create(
         form,
         faults,
         wait,
-    };
-    let outcome = app.engine.create(request).await;
-    Ok(answer(&app, outcome).await)
+    })
 }
 
 /// The faults of a request that cannot be taken, and what account, processor and clock say against the rest of it.
