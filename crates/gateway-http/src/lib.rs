@@ -29,3 +29,4 @@ pub mod telemetry;
 pub mod tls;
 pub mod token_metrics;
 pub mod upstreams;
+mod version;

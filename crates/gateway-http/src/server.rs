@@ -21,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::Server;
 use crate::telemetry::Active;
+use crate::version::{self, Version};
 
 /// The head of a request: method, path and headers together.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
@@ -89,7 +90,7 @@ pub async fn serve(
     let connections_max = bounds.connections_max.min(Semaphore::MAX_PERMITS);
     let places = Arc::new(Semaphore::new(connections_max));
     let tls = tls.map(TlsAcceptor::from);
-    let builder = Arc::new(builder(&bounds));
+    let builders = Arc::new(Builders::new(&bounds));
     loop {
         // At the bound nobody is accepted: callers wait in the kernel's queue, and the connections we have go on.
         let place = tokio::select! {
@@ -106,20 +107,20 @@ pub async fn serve(
             },
             () = closed(&mut closing) => break,
         };
-        let (router, tls, builder) = (router.clone(), tls.clone(), Arc::clone(&builder));
+        let (router, tls, builders) = (router.clone(), tls.clone(), Arc::clone(&builders));
         let (open, closing) = (Active::enter(&open), closing.clone());
         tokio::spawn(async move {
             let _place = place;
             let _open = open;
             let _ = stream.set_nodelay(true);
             let Some(tls) = tls else {
-                return serve_one(&builder, stream, router, bounds, closing).await;
+                return serve_one(&builders, stream, router, bounds, closing).await;
             };
             // Boxed: a connection without TLS is not to hold the place of one with it.
             let encrypted = async move {
                 // Whoever fails here never was a caller: scanners and health checks of load balancers, mostly.
                 if let Ok(Ok(stream)) = timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-                    serve_one(&builder, stream, router, bounds, closing).await;
+                    serve_one(&builders, stream, router, bounds, closing).await;
                 }
             };
             Box::pin(encrypted).await;
@@ -130,6 +131,28 @@ pub async fn serve(
     if timeout(grace, places.acquire_many(all)).await.is_err() {
         let left = connections_max - places.available_permits();
         tracing::warn!(left, "callers' connections are cut off");
+    }
+}
+
+struct Builders {
+    http1: Builder<TokioExecutor>,
+    http2: Builder<TokioExecutor>,
+}
+
+impl Builders {
+    fn new(bounds: &Bounds) -> Self {
+        let builder = builder(bounds);
+        Self {
+            http1: builder.clone().http1_only(),
+            http2: builder.http2_only(),
+        }
+    }
+
+    fn of(&self, version: Version) -> &Builder<TokioExecutor> {
+        match version {
+            Version::Http1 => &self.http1,
+            Version::Http2 => &self.http2,
+        }
     }
 }
 
@@ -158,7 +181,7 @@ fn builder(bounds: &Bounds) -> Builder<TokioExecutor> {
 }
 
 async fn serve_one<S>(
-    builder: &Builder<TokioExecutor>,
+    builders: &Builders,
     stream: S,
     router: Router,
     bounds: Bounds,
@@ -166,22 +189,31 @@ async fn serve_one<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let began = Instant::now();
+    // The builders have no timer before the version is known, nor for the first headers of HTTP/2.
+    let first_by = began + bounds.header_read_timeout;
+    // Spread over a tenth, so that connections opened together do not all come back together.
+    let age = bounds
+        .connection_age_max
+        .mul_f64(rand::random_range(0.9..=1.0));
+    let old_at = began + age;
+    let (version, stream) = tokio::select! {
+        read = version::read(stream) => match read {
+            Ok(read) => read,
+            Err(_gone) => return,
+        },
+        () = sleep_until(first_by.min(old_at)) => return,
+        () = closed(&mut closing) => return,
+    };
     let has_asked = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&has_asked);
     let service = TowerToHyperService::new(tower::service_fn(move |request: Request<Incoming>| {
         asked.store(true, Ordering::Relaxed);
         tower::ServiceExt::oneshot(router.clone(), request.map(axum::body::Body::new))
     }));
+    let builder = builders.of(version);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let began = Instant::now();
-    // The builder has no timer before it knows the version, nor for the first headers of HTTP/2.
-    let first_by = began + bounds.header_read_timeout;
     let mut first_is_due = true;
-    // Spread over a tenth, so that connections opened together do not all come back together.
-    let age = bounds
-        .connection_age_max
-        .mul_f64(rand::random_range(0.9..=1.0));
-    let old_at = began + age;
     // Who was asked to end and has not by then does not read: whatever was under way has long been answered. Only a
     // wait ends here, never the work.
     let cut_at = old_at + bounds.header_read_timeout + bounds.request_max;
