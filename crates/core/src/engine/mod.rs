@@ -28,7 +28,7 @@ pub use create::CreateRequest;
 pub use follow_up::FollowUpRequest;
 pub use waiters::Waiters;
 
-pub(crate) use send::Gate;
+pub(crate) use send::{Gate, Told};
 
 use crate::clock::{Clock, Tick};
 use crate::connector::{Fault, NotSent};

@@ -104,6 +104,13 @@ impl Operation {
     }
 }
 
+/// What a settlement came to, told to those who wait.
+#[derive(Debug)]
+pub(crate) enum Told {
+    Applied(Arc<Operation>),
+    Stale,
+}
+
 impl Shared {
     /// Sends a recorded operation once and settles it. Runs in the payment's own task.
     pub(super) async fn send(
@@ -167,15 +174,12 @@ impl Shared {
 
     /// Writes a transition, however long the ledger is away: an answer that is held here exists nowhere else. `None` only
     /// if the ledger refuses the row itself, which leaves the operation to its deadline.
-    pub(crate) async fn settle_surely(&self, settlement: Settlement) -> Option<Settled> {
+    pub(crate) async fn settle_surely(&self, settlement: Settlement) -> Option<Told> {
         let settlement = Arc::new(settlement);
         let mut pause = Duration::from_millis(20);
         loop {
             match self.journal.settle(Arc::clone(&settlement)).await {
-                Ok(settled) => {
-                    self.tell(&settled, &settlement);
-                    return Some(settled);
-                }
+                Ok(settled) => return Some(self.tell(settled, &settlement)),
                 Err(error @ (JournalError::Unavailable(_) | JournalError::Unreachable(_)))
                     if !sabotaged!(AnswerDropped) =>
                 {
@@ -199,39 +203,40 @@ impl Shared {
         }
     }
 
-    fn tell(&self, settled: &Settled, settlement: &Settlement) {
-        match settled {
-            Settled::Applied(operation) => {
-                self.metrics.settled(operation);
-                if operation.state.name() == StateName::Parked {
-                    tracing::error!(
-                        payment.operation.id = %operation.id,
-                        payment.account = %operation.account,
-                        amount = %operation.amount,
-                        reason = settlement.reason,
-                        "parked for a person: money at risk"
-                    );
-                }
-                if super::has_answer(operation) {
-                    self.waiters.publish(&Arc::new((**operation).clone()));
-                } else {
-                    self.resolver_wake.notify_one();
-                }
-            }
-            Settled::Stale(operation) => {
-                self.metrics.stale_settlements.inc();
-                tracing::warn!(
+    fn tell(&self, settled: Settled, settlement: &Settlement) -> Told {
+        let (operation, is_applied): (Arc<Operation>, _) = match settled {
+            Settled::Applied(operation) => (Arc::from(operation), true),
+            Settled::Stale(operation) => (Arc::from(operation), false),
+        };
+        if is_applied {
+            self.metrics.settled(&operation);
+            if operation.state.name() == StateName::Parked {
+                tracing::error!(
                     payment.operation.id = %operation.id,
-                    epoch = settlement.epoch,
-                    epoch_now = operation.epoch,
-                    "a settlement came too late and was kept as evidence"
+                    payment.account = %operation.account,
+                    amount = %operation.amount,
+                    reason = settlement.reason,
+                    "parked for a person: money at risk"
                 );
-                if super::has_answer(operation) {
-                    self.waiters.publish(&Arc::new((**operation).clone()));
-                } else {
-                    self.resolver_wake.notify_one();
-                }
             }
+        } else {
+            self.metrics.stale_settlements.inc();
+            tracing::warn!(
+                payment.operation.id = %operation.id,
+                epoch = settlement.epoch,
+                epoch_now = operation.epoch,
+                "a settlement came too late and was kept as evidence"
+            );
+        }
+        if super::has_answer(&operation) {
+            self.waiters.publish(&operation);
+        } else {
+            self.resolver_wake.notify_one();
+        }
+        if is_applied {
+            Told::Applied(operation)
+        } else {
+            Told::Stale
         }
     }
 }

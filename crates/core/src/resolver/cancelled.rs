@@ -1,10 +1,13 @@
 //! The check of an approved create that its caller cancelled: what stands of it is undone.
 
+use std::sync::Arc;
+
 use super::check::{Checking, Stop};
 use super::undo::{Attempt, form_for, is_open};
 use crate::connector::{Finding, Found, Undone, UnknownReason};
+use crate::engine::Told;
 use crate::operation::{ParkedReason, Reserved, State, StateName};
-use crate::store::{Operation, Settled};
+use crate::store::Operation;
 
 impl Checking<'_> {
     /// An approved create whose caller wants it undone, with follow-ups the remainder.
@@ -102,10 +105,10 @@ impl Checking<'_> {
                 .shared
                 .settle_surely(unknown.settlement(to, "reversal_refused", &[], None))
                 .await;
-            let Some(Settled::Applied(now)) = settled else {
+            let Some(Told::Applied(now)) = settled else {
                 return Err(Stop::Stale);
             };
-            unknown = *now;
+            unknown = Arc::unwrap_or_clone(now);
         }
         let to = State::Parked {
             parked: ParkedReason::ReversalFailed { detail },
