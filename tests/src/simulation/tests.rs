@@ -23,7 +23,7 @@ fn the_same_seed_gives_the_same_history() {
 fn every_promise_holds_in_a_share_of_histories() {
     let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let share = Simulation {
-        seeds: 1_500,
+        seeds: 2_500,
         from: 1,
         jobs: jobs.try_into().expect("a few"),
         go_on: false,
