@@ -17,6 +17,8 @@ use crate::world::{amount, sale};
 
 /// Minor units, below those that play a part at the simulated processor.
 const AMOUNTS: std::ops::Range<i64> = 100..500_000;
+/// The processor takes no less: 0.50.
+const PART_MIN: i64 = 50;
 /// How many answers are asked for again in the end.
 const ASKED_AGAIN: usize = 2_000;
 const CREATED: u16 = 201;
@@ -103,7 +105,7 @@ impl Scenes {
                 self.follow(&payment, Verb::Capture, create.minor).await;
             }
             82..88 => {
-                let part = dice.random_range(1..=create.minor);
+                let part = dice.random_range(PART_MIN..=create.minor);
                 let captured = self.follow(&payment, Verb::Capture, part).await;
                 if captured.status == CREATED && !self.is_over() && dice.random_bool(0.5) {
                     self.refund(&payment, part, &mut dice).await;
@@ -178,9 +180,9 @@ impl Scenes {
     }
 
     async fn refund(&self, payment: &str, most: i64, dice: &mut StdRng) {
-        let part = dice.random_range(1..=most);
+        let part = dice.random_range(PART_MIN..=most);
         self.follow(payment, Verb::Refund, part).await;
-        if part < most && !self.is_over() && dice.random_bool(0.3) {
+        if most - part >= PART_MIN && !self.is_over() && dice.random_bool(0.3) {
             self.follow(payment, Verb::Refund, most - part).await;
         }
     }
