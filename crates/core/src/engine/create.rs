@@ -120,7 +120,7 @@ impl Shared {
         match tokio::time::timeout_at(wait.until + HEARING, begins).await {
             Ok(Ok(Begun::Running(operation))) => {
                 let operation = self.await_end(operation, wait.until).await;
-                self.answered(operation, false).await
+                self.answered(operation, false, wait.until).await
             }
             Ok(Ok(Begun::Known(operation))) => self.replay(Arc::from(operation), wait.until).await,
             Ok(Ok(Begun::Refused(refusal))) => Outcome::Refused(refusal),

@@ -436,7 +436,7 @@ impl Shared {
     /// Answers from a record, waiting for its end while it has none.
     async fn replay(&self, operation: Arc<Operation>, until: Instant) -> Outcome {
         let operation = self.await_end(operation, until).await;
-        self.answered(operation, true).await
+        self.answered(operation, true, until).await
     }
 
     fn takes_new_work(&self) -> Result<(), Refusal> {
@@ -461,12 +461,13 @@ impl Shared {
         }
     }
 
-    async fn answered(&self, operation: Arc<Operation>, replayed: bool) -> Outcome {
+    async fn answered(&self, operation: Arc<Operation>, replayed: bool, until: Instant) -> Outcome {
+        // Past the end of the wait the reads share what one may take.
+        let until = until.min(Instant::now());
         let payment_status = match (replayed, operation.snapshot, operation.payment) {
             (false, Some(snapshot), _) => Some(snapshot.status),
             // A replayed approval of a payment voided since must not mislead. Unreadable just now: left out.
-            (true, _, Some(payment)) => match by(Instant::now(), self.store.payment(payment)).await
-            {
+            (true, _, Some(payment)) => match by(until, self.store.payment(payment)).await {
                 Ok(payment) => payment.map(|payment| payment.status),
                 Err(_) => None,
             },
