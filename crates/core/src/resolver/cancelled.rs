@@ -53,7 +53,12 @@ impl Checking<'_> {
                     .reversal_of(self.operation.id)
                     .await?
                     .ok_or(Stop::Stale)?;
-                self.end_reversal(reversal, None).await
+                // Its former owner may have ended it since.
+                if is_open(&reversal) {
+                    self.end_reversal(reversal, None).await
+                } else {
+                    self.again("reversal_ended_meanwhile").await
+                }
             }
             Attempt::Outcome(Undone::Refused(decline), reversal) => {
                 self.park_reversal(reversal, decline.message).await?;
