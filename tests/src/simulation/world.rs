@@ -75,6 +75,8 @@ impl World {
             let world = Self::begin(plan);
             world.run().await;
             let evidence = Evidence::gather(&world).await;
+            // A replica holds its world, which holds it: a million worlds would not fit in memory.
+            world.lives().clear();
             (world, evidence)
         })
     }
